@@ -1,0 +1,1 @@
+//! Which operation on which resource each Kafka API needs, as data.

@@ -1,0 +1,80 @@
+//! The one seam between Meridian and the outside: clock, disk, network, randomness. Each has a real and (feature `sim`) a simulated form.
+//!
+//! Timers are `tokio::time` everywhere: the simulator runs tokio with virtual time. Only the *wall* clock needs a trait.
+
+use std::fmt::Debug;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// What a node may touch. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Env {
+    pub clock: Arc<dyn Clock>,
+    pub disk: Arc<dyn Disk>,
+    pub net: Arc<dyn Net>,
+    pub random: Arc<dyn Random>,
+}
+
+/// The wall clock.
+pub trait Clock: Debug + Send + Sync {
+    /// Microseconds since the Unix epoch. May step backwards; callers that need order take `max(now, last + 1)`.
+    fn wall_us(&self) -> i64;
+}
+
+/// Randomness; seeded in simulation.
+pub trait Random: Debug + Send + Sync {
+    fn next_u64(&self) -> u64;
+}
+
+/// A file system rooted wherever the paths say.
+pub trait Disk: Debug + Send + Sync {
+    /// Opens for reading and writing; `create` makes the file when absent.
+    fn open(&self, path: &Path, create: bool) -> io::Result<Arc<dyn File>>;
+    fn create_dir_all(&self, path: &Path) -> io::Result<()>;
+    /// Names in a folder, sorted.
+    fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>>;
+    fn exists(&self, path: &Path) -> bool;
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()>;
+    /// Makes creations, renames and removals in this folder durable.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+    /// What a sync costs in simulated time; ready at once on a real disk, where [`File::sync`] itself blocks.
+    fn sync_delay(&self) -> BoxFuture<'static, ()>;
+    /// True where work must stay on the calling thread (simulation).
+    fn is_simulated(&self) -> bool;
+}
+
+/// An open file.
+pub trait File: Debug + Send + Sync {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Writes every byte of every slice, in order, from `offset` on.
+    fn write_all_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
+    /// `fdatasync`: on return all earlier writes are durable. A failure is final for the caller: never retried.
+    fn sync(&self) -> io::Result<()>;
+    /// Reserves (and zero-reads as) `bytes` so that later writes change no file-system metadata.
+    fn allocate(&self, bytes: u64) -> io::Result<()>;
+    fn set_len(&self, bytes: u64) -> io::Result<()>;
+    fn len(&self) -> io::Result<u64>;
+}
+
+/// A byte stream between two nodes.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin + Debug {}
+
+/// The in-region network: TCP, or simulated TCP.
+pub trait Net: Debug + Send + Sync {
+    fn listen(&self, address: SocketAddr) -> BoxFuture<'static, io::Result<Box<dyn Listener>>>;
+    /// `address` is `host:port`.
+    fn connect(&self, address: &str) -> BoxFuture<'static, io::Result<Box<dyn Stream>>>;
+}
+
+/// Accepts streams.
+pub trait Listener: Debug + Send {
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<(Box<dyn Stream>, SocketAddr)>>;
+    fn local_addr(&self) -> io::Result<SocketAddr>;
+}

@@ -1,0 +1,1 @@
+//! QUIC sessions between nodes of two regions.

@@ -1,0 +1,1 @@
+//! Sending and receiving a partition's committed batches.
