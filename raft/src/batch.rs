@@ -52,3 +52,44 @@ pub enum BatchError {
     #[error("record data does not hold the records that the header claims")]
     Records,
 }
+
+#[allow(unused_variables)]
+impl BatchHeader {
+    /// Reads a header without judging it; None when fewer than [`HEADER_BYTES`] bytes are there.
+    pub fn decode(bytes: &[u8]) -> Option<BatchHeader> {
+        unimplemented!()
+    }
+}
+
+#[allow(unused_variables)]
+impl Batch {
+    /// Ingress check of a client's batch.
+    pub fn validate(bytes: Bytes) -> Result<Batch, BatchError> {
+        unimplemented!()
+    }
+    /// Wraps a batch that a log has validated before; only the header is looked at.
+    pub fn from_stored(bytes: Bytes) -> Result<Batch, BatchError> {
+        unimplemented!()
+    }
+    pub fn header(&self) -> &BatchHeader {
+        &self.header
+    }
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+    pub fn codec(&self) -> i16 {
+        self.header.attributes & 7
+    }
+    pub fn is_compressed(&self) -> bool {
+        self.codec() != 0
+    }
+    pub fn is_transactional(&self) -> bool {
+        self.header.attributes & 0x10 != 0
+    }
+}
+
+/// Writes offset and leader epoch into a batch; both lie before the bytes that the checksum covers.
+pub fn stamp(batch: &mut BytesMut, base_offset: i64, leader_epoch: i32) {
+    batch[0..8].copy_from_slice(&base_offset.to_be_bytes());
+    batch[12..16].copy_from_slice(&leader_epoch.to_be_bytes());
+}

@@ -1,7 +1,7 @@
 //! The durable half of Meridian: one replicated log per partition, inside one region.
 //!
 //! Data flows one way: [`node::Node`] holds every Raft group of a process; a group's entries are stored by [`log::Log`], which *is* the
-//! partition log that Kafka clients read; bytes reach the disk through the group-commit `writer` and reach the other replicas through
+//! partition log that Kafka clients read; bytes reach the disk through the group-commit [`writer`] and reach the other replicas through
 //! `peer`. Everything that has a clock, a disk, a network or chance in it goes through [`env`].
 //!
 //! What does not live here: Kafka requests (crate `meridian`), regions and mirrors (`meridian-replication`), permissions (`meridian-auth`).
@@ -12,6 +12,7 @@ pub mod env;
 pub mod log;
 pub mod node;
 pub mod partition;
+pub mod writer;
 
 use uuid::Uuid;
 

@@ -11,6 +11,13 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+mod real;
+#[cfg(feature = "sim")]
+mod simulated;
+
+#[cfg(feature = "sim")]
+pub use simulated::SimDisk;
+
 /// What a node may touch. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Env {

@@ -1,0 +1,168 @@
+//! The real world: system clock, files, TCP, the operating system's randomness.
+
+use std::fs;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::{Clock, Disk, Env, File, Listener, Net, Random, Stream};
+
+/// Kernels take at most this many slices in one `pwritev` (`IOV_MAX` on Linux).
+const SLICES_MAX: usize = 1024;
+
+impl Env {
+    /// The machine this process runs on.
+    pub fn real() -> Env {
+        Env { clock: Arc::new(RealClock), disk: Arc::new(RealDisk), net: Arc::new(RealNet), random: Arc::new(RealRandom) }
+    }
+}
+
+#[derive(Debug)]
+struct RealClock;
+
+impl Clock for RealClock {
+    fn wall_us(&self) -> i64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+    }
+}
+
+#[derive(Debug)]
+struct RealRandom;
+
+impl Random for RealRandom {
+    fn next_u64(&self) -> u64 {
+        rand::random()
+    }
+}
+
+#[derive(Debug)]
+struct RealDisk;
+
+impl Disk for RealDisk {
+    fn open(&self, path: &Path, create: bool) -> io::Result<Arc<dyn File>> {
+        let file = fs::OpenOptions::new().read(true).write(true).create(create).truncate(false).open(path)?;
+        Ok(Arc::new(RealFile(file)))
+    }
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir_all(path)
+    }
+    fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+        let mut names = fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
+        names.sort();
+        Ok(names)
+    }
+    fn exists(&self, path: &Path) -> bool {
+        path.exists()
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir_all(path)
+    }
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        fs::File::open(path)?.sync_all()
+    }
+    fn sync_delay(&self) -> BoxFuture<'static, ()> {
+        std::future::ready(()).boxed()
+    }
+    fn is_simulated(&self) -> bool {
+        false
+    }
+}
+
+#[derive(Debug)]
+struct RealFile(fs::File);
+
+impl File for RealFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_at(buffer, offset)
+    }
+    fn write_all_at(&self, slices: &[IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+        for slices in slices.chunks(SLICES_MAX) {
+            let total: usize = slices.iter().map(|slice| slice.len()).sum();
+            let mut written = rustix::io::retry_on_intr(|| rustix::io::pwritev(&self.0, slices, offset))?;
+            // A short write is rare (signals, a full disk): finish it slice by slice.
+            let mut position = offset;
+            for slice in slices {
+                let skip = written.min(slice.len());
+                written -= skip;
+                if skip < slice.len() {
+                    self.0.write_all_at(&slice[skip..], position + skip as u64)?;
+                }
+                position += slice.len() as u64;
+            }
+            offset += total as u64;
+        }
+        Ok(())
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::empty(), 0, bytes) {
+            Ok(()) => Ok(()),
+            // Some file systems cannot reserve; a sparse file is correct too, only its syncs are slower.
+            Err(error) if error == rustix::io::Errno::OPNOTSUPP => {
+                if self.0.metadata()?.len() < bytes {
+                    self.0.set_len(bytes)?;
+                }
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        self.0.set_len(bytes)
+    }
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+}
+
+#[derive(Debug)]
+struct RealNet;
+
+impl Stream for TcpStream {}
+
+impl Net for RealNet {
+    fn listen(&self, address: SocketAddr) -> BoxFuture<'static, io::Result<Box<dyn Listener>>> {
+        async move { Ok(Box::new(RealListener(TcpListener::bind(address).await?)) as Box<dyn Listener>) }.boxed()
+    }
+    fn connect(&self, address: &str) -> BoxFuture<'static, io::Result<Box<dyn Stream>>> {
+        let address = address.to_owned();
+        async move {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            Ok(Box::new(stream) as Box<dyn Stream>)
+        }
+        .boxed()
+    }
+}
+
+#[derive(Debug)]
+struct RealListener(TcpListener);
+
+impl Listener for RealListener {
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<(Box<dyn Stream>, SocketAddr)>> {
+        async move {
+            let (stream, peer) = self.0.accept().await?;
+            stream.set_nodelay(true)?;
+            Ok((Box::new(stream) as Box<dyn Stream>, peer))
+        }
+        .boxed()
+    }
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}

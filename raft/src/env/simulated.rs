@@ -1,0 +1,357 @@
+//! The simulated world: an in-memory disk that forgets what was not synced, virtual time, seeded chance, turmoil's network.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+use turmoil::net::{TcpListener, TcpStream};
+
+use super::{Clock, Disk, Env, File, Listener, Net, Random, Stream};
+
+/// Wall time at which every simulation starts: 2026-01-01T00:00:00Z.
+const WALL_BASE_US: i64 = 1_767_225_600_000_000;
+const SYNC_DELAY: Duration = Duration::from_micros(700);
+
+impl Env {
+    /// One simulated node. Call it inside the simulation: virtual time starts counting here unless `disk` has been used before.
+    pub fn simulated(seed: u64, disk: SimDisk) -> Env {
+        let started = *lock(&disk.state).started.get_or_insert_with(Instant::now);
+        Env {
+            clock: Arc::new(SimClock { started }),
+            disk: Arc::new(disk),
+            net: Arc::new(SimNet),
+            random: Arc::new(SimRandom(Mutex::new(StdRng::seed_from_u64(seed)))),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Debug)]
+struct SimClock {
+    started: Instant,
+}
+
+impl Clock for SimClock {
+    fn wall_us(&self) -> i64 {
+        WALL_BASE_US.saturating_add(i64::try_from(self.started.elapsed().as_micros()).unwrap_or(i64::MAX))
+    }
+}
+
+#[derive(Debug)]
+struct SimRandom(Mutex<StdRng>);
+
+impl Random for SimRandom {
+    fn next_u64(&self) -> u64 {
+        lock(&self.0).random()
+    }
+}
+
+/// A disk that outlives its node's crashes. Clones are the same disk.
+#[derive(Debug, Clone, Default)]
+pub struct SimDisk {
+    state: Arc<Mutex<DiskState>>,
+}
+
+#[derive(Debug, Default)]
+struct DiskState {
+    /// Names as a running process sees them.
+    names: BTreeMap<PathBuf, Arc<SimFile>>,
+    /// Names as they would be after a crash.
+    durable_names: BTreeMap<PathBuf, Arc<SimFile>>,
+    dirs: BTreeSet<PathBuf>,
+    fail_syncs: bool,
+    /// The first node's start, so that a restarted node's clock goes on instead of starting again.
+    started: Option<Instant>,
+    /// Grows with every crash: handles of before can no longer write.
+    generation: u64,
+}
+
+impl SimDisk {
+    pub fn new() -> SimDisk {
+        SimDisk::default()
+    }
+
+    /// Loses power: un-synced names and bytes are gone, except that of each file a random prefix of its un-synced writes survives where `tear` gives a seed.
+    pub fn crash(&self, tear: Option<u64>) {
+        let mut state = lock(&self.state);
+        let mut random = tear.map(StdRng::seed_from_u64);
+        state.generation += 1;
+        let generation = state.generation;
+        state.names = state
+            .durable_names
+            .iter()
+            .map(|(path, file)| (path.clone(), Arc::new(file.after_crash(random.as_mut(), generation))))
+            .collect();
+        state.durable_names = state.names.clone();
+    }
+
+    /// Makes every sync fail (or succeed again): a dying device.
+    pub fn fail_syncs(&self, fail: bool) {
+        lock(&self.state).fail_syncs = fail;
+    }
+
+    /// Flips one bit of a durable file, as a decaying medium does.
+    pub fn flip_bit(&self, path: &Path, byte: u64) -> io::Result<()> {
+        let state = lock(&self.state);
+        let file = state.names.get(path).ok_or(io::ErrorKind::NotFound)?;
+        let mut content = lock(&file.content);
+        let position = usize::try_from(byte).map_err(io::Error::other)?;
+        *content.volatile.get_mut(position).ok_or(io::ErrorKind::UnexpectedEof)? ^= 1;
+        if let Some(byte) = content.durable.get_mut(position) {
+            *byte ^= 1;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct SimFile {
+    disk: Arc<Mutex<DiskState>>,
+    content: Mutex<Content>,
+    generation: u64,
+}
+
+#[derive(Debug, Default)]
+struct Content {
+    volatile: Vec<u8>,
+    durable: Vec<u8>,
+    /// Changes since the last sync, in order.
+    unsynced: Vec<Change>,
+}
+
+#[derive(Debug, Clone)]
+enum Change {
+    Write { offset: usize, bytes: Vec<u8> },
+    Length(usize),
+}
+
+impl Change {
+    fn apply(&self, content: &mut Vec<u8>) {
+        match self {
+            Change::Write { offset, bytes } => {
+                let end = offset + bytes.len();
+                if content.len() < end {
+                    content.resize(end, 0);
+                }
+                content[*offset..end].copy_from_slice(bytes);
+            }
+            Change::Length(length) => content.resize(*length, 0),
+        }
+    }
+}
+
+impl SimFile {
+    fn after_crash(&self, random: Option<&mut StdRng>, generation: u64) -> SimFile {
+        let content = lock(&self.content);
+        let mut kept = content.durable.clone();
+        if let Some(random) = random {
+            let whole = random.random_range(0..=content.unsynced.len());
+            for change in &content.unsynced[..whole] {
+                change.apply(&mut kept);
+            }
+            // The next write tears in the middle.
+            if let Some(Change::Write { offset, bytes }) = content.unsynced.get(whole) {
+                let torn = random.random_range(0..=bytes.len());
+                Change::Write { offset: *offset, bytes: bytes[..torn].to_vec() }.apply(&mut kept);
+            }
+        }
+        SimFile {
+            disk: self.disk.clone(),
+            content: Mutex::new(Content { volatile: kept.clone(), durable: kept, unsynced: Vec::new() }),
+            generation,
+        }
+    }
+
+    fn change(&self, change: Change) -> io::Result<()> {
+        self.check_alive()?;
+        let mut content = lock(&self.content);
+        change.apply(&mut content.volatile);
+        content.unsynced.push(change);
+        Ok(())
+    }
+
+    fn check_alive(&self) -> io::Result<()> {
+        match lock(&self.disk).generation == self.generation {
+            true => Ok(()),
+            false => Err(io::Error::other("the node that opened this file has crashed")),
+        }
+    }
+}
+
+impl File for SimFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let content = lock(&self.content);
+        let start = usize::try_from(offset).map_err(io::Error::other)?.min(content.volatile.len());
+        let count = buffer.len().min(content.volatile.len() - start);
+        buffer[..count].copy_from_slice(&content.volatile[start..start + count]);
+        Ok(count)
+    }
+    fn write_all_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let bytes = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        self.change(Change::Write { offset: usize::try_from(offset).map_err(io::Error::other)?, bytes })
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.check_alive()?;
+        if lock(&self.disk).fail_syncs {
+            return Err(io::Error::other("simulated sync failure"));
+        }
+        let mut content = lock(&self.content);
+        let Content { durable, unsynced, .. } = &mut *content;
+        for change in unsynced.drain(..) {
+            change.apply(durable);
+        }
+        Ok(())
+    }
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
+        let length = lock(&self.content).volatile.len();
+        if length < bytes { self.change(Change::Length(bytes)) } else { Ok(()) }
+    }
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        self.change(Change::Length(usize::try_from(bytes).map_err(io::Error::other)?))
+    }
+    fn len(&self) -> io::Result<u64> {
+        Ok(lock(&self.content).volatile.len() as u64)
+    }
+}
+
+impl Disk for SimDisk {
+    fn open(&self, path: &Path, create: bool) -> io::Result<Arc<dyn File>> {
+        let mut state = lock(&self.state);
+        if let Some(file) = state.names.get(path) {
+            return Ok(file.clone());
+        }
+        if !create {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let file = Arc::new(SimFile { disk: self.state.clone(), content: Mutex::default(), generation: state.generation });
+        state.names.insert(path.to_owned(), file.clone());
+        Ok(file)
+    }
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        lock(&self.state).dirs.extend(path.ancestors().map(Path::to_owned));
+        Ok(())
+    }
+    fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+        let state = lock(&self.state);
+        if !state.dirs.contains(path) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let names: BTreeSet<PathBuf> =
+            state.names.keys().chain(&state.dirs).filter(|name| name.parent() == Some(path)).cloned().collect();
+        Ok(names.into_iter().collect())
+    }
+    fn exists(&self, path: &Path) -> bool {
+        let state = lock(&self.state);
+        state.names.contains_key(path) || state.dirs.contains(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = lock(&self.state);
+        let file = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        state.names.insert(to.to_owned(), file);
+        Ok(())
+    }
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        lock(&self.state).names.remove(path).map(drop).ok_or(io::ErrorKind::NotFound.into())
+    }
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        let mut state = lock(&self.state);
+        state.names.retain(|name, _| !name.starts_with(path));
+        state.dirs.retain(|name| !name.starts_with(path));
+        Ok(())
+    }
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        let mut state = lock(&self.state);
+        if state.fail_syncs {
+            return Err(io::Error::other("simulated sync failure"));
+        }
+        // A folder removed whole takes its children along, hence `starts_with` on what is gone.
+        let DiskState { names, durable_names, dirs, .. } = &mut *state;
+        durable_names.retain(|name, _| {
+            let beneath = name.starts_with(path) && (name.parent() == Some(path) || !name.parent().is_some_and(|dir| dirs.contains(dir)));
+            !beneath || names.contains_key(name)
+        });
+        for (name, file) in names.iter().filter(|(name, _)| name.parent() == Some(path)) {
+            durable_names.insert(name.clone(), file.clone());
+        }
+        Ok(())
+    }
+    fn sync_delay(&self) -> BoxFuture<'static, ()> {
+        tokio::time::sleep(SYNC_DELAY).boxed()
+    }
+    fn is_simulated(&self) -> bool {
+        true
+    }
+}
+
+#[derive(Debug)]
+struct SimNet;
+
+/// turmoil's stream; a type of our own because it must be `Debug`.
+#[derive(Debug)]
+struct SimStream(TcpStream);
+
+impl AsyncRead for SimStream {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for SimStream {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, buffer)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
+
+impl Stream for SimStream {}
+
+impl Net for SimNet {
+    fn listen(&self, address: SocketAddr) -> BoxFuture<'static, io::Result<Box<dyn Listener>>> {
+        async move { Ok(Box::new(SimListener(TcpListener::bind(address).await?)) as Box<dyn Listener>) }.boxed()
+    }
+    fn connect(&self, address: &str) -> BoxFuture<'static, io::Result<Box<dyn Stream>>> {
+        let address = address.to_owned();
+        async move { Ok(Box::new(SimStream(TcpStream::connect(address).await?)) as Box<dyn Stream>) }.boxed()
+    }
+}
+
+struct SimListener(TcpListener);
+
+impl std::fmt::Debug for SimListener {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("SimListener")
+    }
+}
+
+impl Listener for SimListener {
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<(Box<dyn Stream>, SocketAddr)>> {
+        async move {
+            let (stream, peer) = self.0.accept().await?;
+            Ok((Box::new(SimStream(stream)) as Box<dyn Stream>, peer))
+        }
+        .boxed()
+    }
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
