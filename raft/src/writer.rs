@@ -73,7 +73,16 @@ impl Writer {
         let (meta, meta_file, meta_end) = open_meta(&*env.disk, data_dir)?;
         let (jobs, queue) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared { meta: Mutex::new(meta), stats: Mutex::default() });
-        let mut rounds = Rounds { shared: shared.clone(), meta_file, meta_end, fsync, failed: None, pending: Vec::new(), done: Vec::new(), dirty: false };
+        let mut rounds = Rounds {
+            shared: shared.clone(),
+            meta_file,
+            meta_end,
+            fsync,
+            failed: None,
+            pending: Vec::new(),
+            done: Vec::new(),
+            dirty: false,
+        };
         let disk = env.disk.clone();
         if disk.is_simulated() {
             tokio::spawn(async move {

@@ -251,8 +251,7 @@ impl Disk for SimDisk {
         if !state.dirs.contains(path) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        let names: BTreeSet<PathBuf> =
-            state.names.keys().chain(&state.dirs).filter(|name| name.parent() == Some(path)).cloned().collect();
+        let names: BTreeSet<PathBuf> = state.names.keys().chain(&state.dirs).filter(|name| name.parent() == Some(path)).cloned().collect();
         Ok(names.into_iter().collect())
     }
     fn exists(&self, path: &Path) -> bool {
