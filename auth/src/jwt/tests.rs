@@ -23,7 +23,7 @@ impl Issuer {
     }
 
     fn keys(&self) -> KeySet {
-        key_set(&[self.public.clone()]).expect("a key set")
+        key_set(std::slice::from_ref(&self.public)).expect("a key set")
     }
 
     fn sign(&self, claims: &Value) -> String {
