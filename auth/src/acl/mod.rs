@@ -1,6 +1,8 @@
 //! Kafka's ACL model: bindings, the filters that select them, and the store that decides. Deny wins; nothing matching means no.
 
-use std::collections::BTreeSet;
+mod store;
+
+pub use store::Store;
 
 use crate::principal::Principal;
 
@@ -79,36 +81,4 @@ pub struct Request<'a> {
     pub operation: Operation,
     pub resource: ResourceType,
     pub name: &'a str,
-}
-
-/// All bindings of one origin, indexed for decisions.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Store {
-    bindings: BTreeSet<Binding>,
-}
-
-#[allow(unused_variables)]
-impl Store {
-    /// True when it was not there before.
-    pub fn add(&mut self, binding: Binding) -> bool {
-        unimplemented!()
-    }
-    /// Removes and returns what the filter selects.
-    pub fn remove(&mut self, filter: &Filter) -> Vec<Binding> {
-        unimplemented!()
-    }
-    pub fn select<'a>(&'a self, filter: &'a Filter) -> Box<dyn Iterator<Item = &'a Binding> + 'a> {
-        unimplemented!()
-    }
-    pub fn iter(&self) -> impl Iterator<Item = &Binding> {
-        self.bindings.iter()
-    }
-    /// Kafka's rule without superusers: any matching deny refuses; else any matching allow (with implied operations) grants; else no.
-    pub fn allows(&self, request: &Request<'_>) -> bool {
-        unimplemented!()
-    }
-    /// True if the principal may do `operation` on at least one resource of this type (InitProducerId, fetch of group lists).
-    pub fn allows_any(&self, principal: &Principal, host: &str, operation: Operation, resource: ResourceType) -> bool {
-        unimplemented!()
-    }
 }

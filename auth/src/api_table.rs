@@ -1,1 +1,0 @@
-//! Which operation on which resource each Kafka API needs, as data.
