@@ -1,4 +1,4 @@
-//! The `meridian` binary's rooms: Kafka listener, controller, group coordinator, admin HTTP, telemetry, command line, development mesh.
+//! The `meridian` binary's rooms. So far: the development mesh's credentials ([`dev`]) and the command line over them ([`cli`]).
 
-pub mod controller;
-pub mod kafka;
+pub mod cli;
+pub mod dev;
