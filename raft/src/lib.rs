@@ -1,25 +1,18 @@
-//! The durable half of Meridian: one replicated log per partition, inside one region.
+//! The durable half of Meridian. So far: the log of one partition on one node; the Raft group around it comes next.
 //!
-//! Data flows one way: [`node::Node`] holds every Raft group of a process; a group's entries are stored by [`log::Log`], which *is* the
-//! partition log that Kafka clients read; bytes reach the disk through the group-commit [`writer`] and reach the other replicas through
-//! `peer`. Everything that has a clock, a disk, a network or chance in it goes through [`env`].
+//! A [`log::Log`] stores entries in checksummed frames; its bytes reach the disk through the group commit of a [`writer::Writer`], one per
+//! data folder. Batches are Kafka's own ([`batch`]), stored as they came. Clock, disk, network and chance are reached through [`env`] only.
 //!
-//! What does not live here: Kafka requests (crate `meridian`), regions and mirrors (`meridian-replication`), permissions (`meridian-auth`).
+//! What does not live here: Kafka requests and the command line (crate `meridian`), permissions (`meridian-auth`).
 
 pub mod batch;
-pub mod control;
 pub mod env;
 pub mod log;
-pub mod node;
-pub mod partition;
 pub mod writer;
 
 use uuid::Uuid;
 
-/// A node's number, unique in its region, fixed for life; also its Kafka broker id.
-pub type NodeId = u64;
-
-/// Names one Raft group of a region: a partition of a topic, or the controller.
+/// Names one log of a region: a partition of a topic, or the controller's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct GroupId {
     /// The topic's id; nil for the controller.
@@ -29,6 +22,6 @@ pub struct GroupId {
 }
 
 impl GroupId {
-    /// The region's metadata group.
+    /// The region's metadata.
     pub const CONTROLLER: GroupId = GroupId { topic: Uuid::nil(), partition: 0 };
 }

@@ -14,14 +14,14 @@ use tokio::sync::oneshot;
 use crate::GroupId;
 use crate::batch::{Batch, BatchHeader, HEADER_BYTES};
 use crate::env::{Env, File};
-use crate::partition::{OffsetAt, StoredBatch};
 use crate::writer::{Job, Task, Writer};
 
 mod frame;
+mod lookup;
+mod recovery;
 
 use frame::{
-    FRAME_HEADER_BYTES, FrameHeader, PAYLOAD_BYTES_MAX, SEGMENT_HEADER_BYTES, decode_frame, decode_segment, encode_frame, encode_segment,
-    is_batch,
+    FRAME_HEADER_BYTES, FrameHeader, PAYLOAD_BYTES_MAX, SEGMENT_HEADER_BYTES, decode_frame, encode_frame, encode_segment, is_batch,
 };
 
 /// What a frame holds. Only `Batch` frames take Kafka offsets.
@@ -63,6 +63,23 @@ pub struct EntryHead {
     pub index: u64,
     pub append_time_us: i64,
     pub batch: Option<crate::batch::BatchHeader>,
+}
+
+/// A batch as stored, with the time its home's leader stamped on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredBatch {
+    /// Microseconds since the Unix epoch; strictly increasing along the partition.
+    pub append_time_us: i64,
+    /// The whole batch, header stamped with offset and leader epoch.
+    pub bytes: Bytes,
+}
+
+/// Where a lookup by time ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OffsetAt {
+    pub offset: i64,
+    pub timestamp_ms: i64,
+    pub leader_epoch: i32,
 }
 
 /// Fixed facts of one log.
@@ -242,7 +259,7 @@ impl Log {
         let mut state = State::default();
         let paths: Vec<PathBuf> = env.disk.list(dir)?.into_iter().filter(|path| path.extension().is_some_and(|end| end == "log")).collect();
         for (i, path) in paths.iter().enumerate() {
-            recover(env, &mut state, path, settings.group, i + 1 == paths.len())?;
+            recovery::recover(env, &mut state, path, settings.group, i + 1 == paths.len())?;
         }
         state.flushed_next = state.next_index();
         let inner = Inner { env: env.clone(), writer: writer.clone(), dir: dir.to_owned(), settings, state: Mutex::new(state) };
@@ -532,57 +549,6 @@ impl Log {
         Ok(found)
     }
 
-    /// The first record at or after `timestamp_ms`: exact where records are not compressed, else the base of the batch that holds it.
-    pub fn offset_for_timestamp(&self, timestamp_ms: i64, end_offset: i64) -> io::Result<Option<OffsetAt>> {
-        self.find_record(end_offset, timestamp_ms)
-    }
-
-    /// The record with the greatest timestamp, with the same limit for compressed batches.
-    pub fn offset_of_max_timestamp(&self, end_offset: i64) -> io::Result<Option<OffsetAt>> {
-        let heads = self.heads(self.indexes())?;
-        let batches = heads.iter().filter_map(|head| head.batch).filter(|batch| batch.base_offset < end_offset);
-        match batches.map(|batch| batch.max_timestamp_ms).max() {
-            Some(timestamp_ms) => self.find_record(end_offset, timestamp_ms),
-            None => Ok(None),
-        }
-    }
-
-    fn find_record(&self, end_offset: i64, timestamp_ms: i64) -> io::Result<Option<OffsetAt>> {
-        let start = {
-            let state = self.state();
-            let mut points = state.segments.iter().flat_map(|segment| &segment.points);
-            points.find(|point| point.max_timestamp_ms >= timestamp_ms).map(|point| point.index)
-        };
-        let Some(start) = start else { return Ok(None) };
-        for head in self.heads(start..self.indexes().end)? {
-            let Some(batch) = head.batch.filter(|batch| batch.max_timestamp_ms >= timestamp_ms) else { continue };
-            if batch.base_offset >= end_offset {
-                break;
-            }
-            let Some(entry) = self.entries(head.index..head.index + 1, usize::MAX)?.pop() else { break };
-            let records = Batch::from_stored(entry.payload).map_err(io::Error::other)?.records();
-            let (offset, timestamp_ms) = match &records {
-                None => (batch.base_offset, batch.max_timestamp_ms),
-                Some(records) => match records.iter().find(|record| record.timestamp_ms >= timestamp_ms) {
-                    Some(record) => (record.offset, record.timestamp_ms),
-                    // The client's header promised a later time than its records have.
-                    None => continue,
-                },
-            };
-            return Ok(Some(OffsetAt { offset, timestamp_ms, leader_epoch: batch.leader_epoch }));
-        }
-        Ok(None)
-    }
-
-    /// The largest batch epoch not above `epoch`, and the offset where it ends.
-    pub fn end_offset_for_epoch(&self, epoch: i32, end_offset: i64) -> Option<(i32, i64)> {
-        let state = self.state();
-        let i = state.epochs.partition_point(|&(known, _)| known <= epoch);
-        let (known, _) = *state.epochs.get(i.checked_sub(1)?)?;
-        let end = state.epochs.get(i).map_or(state.next_offset, |&(_, start)| start);
-        Some((known, end.min(end_offset)))
-    }
-
     pub fn last_append_time_us(&self) -> i64 {
         self.state().last_append_time_us
     }
@@ -598,69 +564,4 @@ impl Log {
     pub fn size_bytes(&self) -> u64 {
         self.state().segments.iter().map(|segment| segment.end).sum()
     }
-}
-
-/// Takes one segment into `state`. Only the last may end in damage, and only where nothing valid follows it.
-fn recover(env: &Env, state: &mut State, path: &Path, group: GroupId, is_last: bool) -> Result<(), LogError> {
-    let file = env.disk.open(path, false)?;
-    let length = file.len()?;
-    let corrupt = |position, reason| LogError::Corrupt { path: path.to_owned(), position, reason };
-    let mut header = [0; SEGMENT_HEADER_BYTES];
-    let found = read_exact(&*file, &mut header, 0).ok().and_then(|()| decode_segment(&header, group));
-    let Some((base_index, base_offset)) = found else {
-        if is_last && !frame_follows(&*file, 0, length)? {
-            // The crash came between creating the file and syncing its header.
-            env.disk.remove_file(path)?;
-            return Ok(());
-        }
-        return Err(corrupt(0, "segment header"));
-    };
-    let continues = state.segments.is_empty() || (state.next_index(), state.next_offset) == (base_index, base_offset);
-    if !continues {
-        return Err(corrupt(0, "segment does not continue the one before"));
-    }
-    state.next_offset = base_offset;
-    let mut next_index = base_index;
-    let end = SEGMENT_HEADER_BYTES as u64;
-    state.segments.push(Segment { path: path.to_owned(), file: file.clone(), base_index, base_offset, end, points: Vec::new() });
-    let mut position = end;
-    while position + FRAME_HEADER_BYTES as u64 <= length {
-        let Ok((entry, bytes)) = read_frame(&*file, position, !is_last) else { break };
-        let head = head_of(&entry);
-        let offset_fits = head.batch.is_none_or(|batch| batch.base_offset == state.next_offset);
-        if entry.index != next_index || !offset_fits || (is_batch(entry.kind) && head.batch.is_none()) {
-            return Err(corrupt(position, "frame out of order"));
-        }
-        state.note(&head, bytes);
-        next_index += 1;
-        position += bytes;
-    }
-    if frame_follows(&*file, position, length)? {
-        return Err(corrupt(position, "valid frames follow a damaged one"));
-    }
-    if is_last && length > position {
-        file.set_len(position)?;
-        file.allocate(length)?;
-        file.sync()?;
-    }
-    Ok(())
-}
-
-/// Whether a sound frame header with its payload stands anywhere behind `position`.
-fn frame_follows(file: &dyn File, position: u64, length: u64) -> io::Result<bool> {
-    const WINDOW_BYTES: usize = 1 << 16;
-    let mut window = vec![0; WINDOW_BYTES];
-    let mut at = position.saturating_add(1);
-    while at + (FRAME_HEADER_BYTES as u64) <= length {
-        let count = WINDOW_BYTES.min(usize::try_from(length - at).unwrap_or(WINDOW_BYTES));
-        read_exact(file, &mut window[..count], at)?;
-        for (i, bytes) in window[..count].windows(FRAME_HEADER_BYTES).enumerate() {
-            let header = bytes.first_chunk().filter(|header| header[0] != 0).and_then(decode_frame);
-            if header.is_some() && read_frame(file, at + i as u64, false).is_ok() {
-                return Ok(true);
-            }
-        }
-        at += (count - FRAME_HEADER_BYTES + 1) as u64;
-    }
-    Ok(false)
 }

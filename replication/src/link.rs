@@ -1,1 +1,0 @@
-//! QUIC sessions between nodes of two regions.

@@ -1,1 +1,0 @@
-//! Sending and receiving a partition's committed batches.
