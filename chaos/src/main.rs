@@ -1,13 +1,15 @@
-//! `meridian-chaos`: judges histories of runs against what the mesh promises.
+//! `meridian-chaos`: lives through seeded disasters, and judges histories of real ones.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use meridian_chaos::check::{Verdict, judge, tally};
 use meridian_chaos::history::{HistoryError, parse};
+use meridian_chaos::sim::{Mutations, Reached, simulate};
 
 #[derive(Debug, Parser)]
 #[command(name = "meridian-chaos", version, about = "Proves, or refutes, what a mesh promises")]
@@ -31,6 +33,18 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Format::Table)]
         format: Format,
     },
+    /// Run the deterministic simulator: exit status 0 when every seed holds, 1 at the first that does not
+    Sim {
+        /// One seed
+        #[arg(long, conflicts_with = "seeds")]
+        seed: Option<u64>,
+        /// Seeds from A up to, not including, B
+        #[arg(long, value_name = "A..B", default_value = "0..50", value_parser = parse_seeds)]
+        seeds: Range<u64>,
+        /// Break the log on purpose: acknowledge without fsync. The simulator must then find a loss
+        #[arg(long)]
+        no_fsync: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -40,8 +54,46 @@ enum Format {
 }
 
 fn main() -> ExitCode {
-    let Command::Check { history, acked_min, examples, format } = Arguments::parse().command;
-    let events = open(&history).map_err(HistoryError::from).and_then(|mut input| parse(&mut *input));
+    match Arguments::parse().command {
+        Command::Check { history, acked_min, examples, format } => check(&history, acked_min, examples, format),
+        Command::Sim { seed, seeds, no_fsync } => sim(seed.map_or(seeds, |seed| seed..seed.saturating_add(1)), Mutations { no_fsync }),
+    }
+}
+
+fn sim(seeds: Range<u64>, mutations: Mutations) -> ExitCode {
+    let mut reached = Reached::default();
+    let count = seeds.end.saturating_sub(seeds.start);
+    let mut trace = 0;
+    for seed in seeds {
+        match simulate(seed, mutations) {
+            Ok(outcome) => {
+                reached.add(&outcome.reached);
+                trace = outcome.trace;
+            }
+            Err(broken) => {
+                println!("{broken}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    println!("{count} seeds hold; trace of the last {trace:08x}; reached {}", serde_json::json!(reached));
+    if count > 20 && !reached.missing().is_empty() {
+        println!("proves nothing: never reached {}", reached.missing().join(", "));
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+/// `A..B` with A < B.
+fn parse_seeds(text: &str) -> Result<Range<u64>, String> {
+    let explain = || format!("{text:?} is not a range A..B with A below B");
+    let (from, to) = text.split_once("..").ok_or_else(explain)?;
+    let (from, to): (u64, u64) = (from.parse().map_err(|_| explain())?, to.parse().map_err(|_| explain())?);
+    if from < to { Ok(from..to) } else { Err(explain()) }
+}
+
+fn check(history: &Path, acked_min: u64, examples: usize, format: Format) -> ExitCode {
+    let events = open(history).map_err(HistoryError::from).and_then(|mut input| parse(&mut *input));
     let verdict = match events {
         Ok(events) => judge(&events, acked_min),
         Err(error) => {
@@ -56,7 +108,7 @@ fn main() -> ExitCode {
     if verdict.passes() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn open(path: &PathBuf) -> io::Result<Box<dyn BufRead>> {
+fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
     if path.as_os_str() == "-" {
         return Ok(Box::new(BufReader::new(io::stdin())));
     }

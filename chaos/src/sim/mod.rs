@@ -4,7 +4,6 @@
 //! (with torn tails) and disks that stop syncing. Oracle: whatever was acknowledged is there after any power cut, byte for byte, at the
 //! same offset; offsets are dense; nothing is there that was not appended; nothing is acknowledged after a failed sync.
 
-mod batches;
 mod model;
 mod run;
 

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use meridian_raft::GroupId;
+use meridian_raft::batch::records::{Record, encode};
 use meridian_raft::env::{Env, SimDisk};
 use meridian_raft::log::{FrameKind, Log, LogEntry, LogSettings};
 use meridian_raft::writer::Writer;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::batches::batch;
 use super::model::Model;
 use super::{Broken, Mutations, Outcome, Reached};
 
@@ -112,14 +112,19 @@ impl Life {
 
     fn entry(&mut self, index: u64) -> LogEntry {
         let blank = self.random.random_bool(0.1);
-        let payload = if blank {
-            Bytes::new()
-        } else {
-            self.batches += 1;
-            batch(self.batches, self.random.random_range(1..5), self.random.random_range(0..900), self.random.random_range(0..100_000))
-        };
+        let payload = if blank { Bytes::new() } else { self.batch() };
         let kind = if blank { FrameKind::Blank } else { FrameKind::Batch };
         LogEntry { kind, term: self.term, leader: 1, index, append_time_us: 0, payload }
+    }
+
+    /// A few records that nobody else has.
+    fn batch(&mut self) -> Bytes {
+        self.batches += 1;
+        let (pad, timestamp_ms) = (self.random.random_range(0..900), self.random.random_range(0..100_000));
+        let records: Vec<Record> = (0..self.random.random_range(1..5))
+            .map(|n: u32| Record { key: None, value: format!("{}/{n}/{:pad$}", self.batches, "").into(), timestamp_ms })
+            .collect();
+        encode(&records).map(|batch| batch.bytes().clone()).unwrap_or_default()
     }
 
     /// A new leader overwrites a tail: never what it may not, so the model forgets the acknowledgement along with the entries.

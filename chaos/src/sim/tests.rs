@@ -24,8 +24,8 @@ fn the_same_seed_leaves_the_same_trace() {
 }
 
 #[test]
-fn an_acknowledgement_without_fsync_is_caught_within_five_seeds() {
-    let caught = (0..5).filter_map(|seed| simulate(seed, Mutations { no_fsync: true }).err()).next();
-    let broken = caught.expect("five seeds without fsync and nothing lost: the oracle sleeps");
-    assert!(broken.what.contains("acknowledged entries are lost"), "{broken}");
+fn an_acknowledgement_without_fsync_is_caught_within_ten_seeds() {
+    let found: Vec<String> =
+        (0..10).filter_map(|seed| simulate(seed, Mutations { no_fsync: true }).err()).map(|broken| broken.what).collect();
+    assert!(found.iter().any(|what| what.contains("acknowledged entries are lost")), "the oracle sleeps: {found:?}");
 }

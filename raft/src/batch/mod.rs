@@ -1,5 +1,7 @@
 //! Kafka's RecordBatch v2, as much of it as a log needs: the 61-byte header, validated once, stamped without re-encoding.
 
+pub mod records;
+
 use bytes::{Bytes, BytesMut};
 
 /// Bytes before the records of a batch.

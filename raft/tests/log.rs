@@ -1,0 +1,199 @@
+//! A log on a real disk, through its public face: what a restart finds, what damage does, what lookups answer.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+
+use bytes::Bytes;
+use meridian_raft::GroupId;
+use meridian_raft::batch::BatchHeader;
+use meridian_raft::batch::records::{Record, encode};
+use meridian_raft::env::Env;
+use meridian_raft::log::{FrameKind, Log, LogEntry, LogError, LogSettings};
+use meridian_raft::writer::Writer;
+
+const SEGMENT_BYTES: u64 = 64 * 1024;
+
+struct Node {
+    dir: tempfile::TempDir,
+}
+
+impl Node {
+    fn new() -> Node {
+        Node { dir: tempfile::tempdir().expect("a folder") }
+    }
+
+    fn open(&self) -> Result<Log, LogError> {
+        let env = Env::real();
+        let writer = Writer::start(&env, self.dir.path(), true).expect("a writer");
+        let settings = LogSettings { group: GroupId { topic: uuid::Uuid::from_u128(7), partition: 0 }, segment_bytes: SEGMENT_BYTES };
+        Log::open(&env, &writer, &self.dir.path().join("flights-0"), settings)
+    }
+
+    fn segments(&self) -> Vec<PathBuf> {
+        let mut paths: Vec<PathBuf> = fs::read_dir(self.dir.path().join("flights-0"))
+            .expect("the log's folder")
+            .map(|entry| entry.expect("an entry").path())
+            .collect();
+        paths.sort();
+        paths
+    }
+}
+
+fn entry(index: u64, records: u64) -> LogEntry {
+    let records: Vec<Record> = (0..records)
+        .map(|n| Record { key: None, value: format!("{index}/{n}/{:100}", "").into(), timestamp_ms: (index * 1_000 + n) as i64 })
+        .collect();
+    let payload = encode(&records).expect("a batch").bytes().clone();
+    LogEntry { kind: FrameKind::Batch, term: 3, leader: 1, index, append_time_us: 0, payload }
+}
+
+/// Appends and waits until the entries are durable.
+fn append(log: &Log, entries: Vec<LogEntry>) {
+    let (done, durable) = mpsc::channel();
+    log.append(entries, Box::new(move |result| done.send(result).expect("a waiting test"))).expect("queued");
+    durable.recv().expect("an answer").expect("durable");
+}
+
+fn flip(path: &Path, position: u64) {
+    let file = OpenOptions::new().read(true).write(true).open(path).expect("a segment");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, position).expect("a byte");
+    file.write_all_at(&[byte[0] ^ 1], position).expect("written");
+}
+
+#[test]
+fn a_restart_finds_every_entry_in_every_segment() {
+    let node = Node::new();
+    let log = node.open().expect("a new log");
+    append(&log, vec![LogEntry { kind: FrameKind::Blank, payload: Bytes::new(), ..entry(0, 1) }]);
+    for index in 1..400 {
+        append(&log, vec![entry(index, 3)]);
+    }
+    let before = log.entries(0..400, usize::MAX).expect("entries");
+    assert_eq!(log.next_offset(), 399 * 3);
+    drop(log);
+    assert!(node.segments().len() > 2, "{:?}", node.segments());
+    let log = node.open().expect("the same log");
+    assert_eq!(log.entries(0..400, usize::MAX).expect("entries"), before);
+    assert_eq!((log.indexes(), log.next_offset()), (0..400, 399 * 3));
+    append(&log, vec![entry(400, 1)]);
+    assert_eq!(log.next_offset(), 399 * 3 + 1);
+}
+
+#[test]
+fn offsets_and_epochs_are_stamped_and_append_times_only_grow() {
+    let node = Node::new();
+    let log = node.open().expect("a new log");
+    append(&log, (0..10).map(|index| entry(index, 2)).collect());
+    let entries = log.entries(0..10, usize::MAX).expect("entries");
+    for (n, entry) in (0i64..).zip(&entries) {
+        let header = BatchHeader::decode(&entry.payload).expect("a header");
+        assert_eq!((header.base_offset, header.leader_epoch), (n * 2, 3));
+    }
+    assert!(entries.windows(2).all(|pair| pair[0].append_time_us < pair[1].append_time_us));
+    let closed = log.close_time();
+    append(&log, vec![entry(10, 1)]);
+    assert!(log.last_append_time_us() > closed);
+}
+
+#[test]
+fn a_torn_last_frame_is_cut_and_the_log_goes_on() {
+    let node = Node::new();
+    let log = node.open().expect("a new log");
+    append(&log, (0..5).map(|index| entry(index, 1)).collect());
+    let whole = log.size_bytes();
+    append(&log, vec![entry(5, 1)]);
+    drop(log);
+    let path = &node.segments()[0];
+    let file = OpenOptions::new().write(true).open(path).expect("the segment");
+    file.write_all_at(&[0; 40], whole + 80).expect("a hole in the last frame");
+    let log = node.open().expect("a torn tail is no corruption");
+    assert_eq!(log.indexes(), 0..5);
+    append(&log, vec![entry(5, 2)]);
+    assert_eq!(log.next_offset(), 7);
+}
+
+#[test]
+fn a_flipped_bit_inside_the_log_is_refused_not_cut() {
+    let node = Node::new();
+    let log = node.open().expect("a new log");
+    append(&log, (0..20).map(|index| entry(index, 1)).collect());
+    drop(log);
+    flip(&node.segments()[0], 64 + 64 + 100);
+    let error = node.open().expect_err("corruption inside the log");
+    assert!(matches!(error, LogError::Corrupt { .. }), "{error}");
+}
+
+#[test]
+fn a_flipped_bit_in_an_old_segment_is_never_served() {
+    let node = Node::new();
+    let log = node.open().expect("a new log");
+    for index in 0..1_000 {
+        append(&log, vec![entry(index, 3)]);
+    }
+    drop(log);
+    flip(&node.segments()[0], 64 + 64 + 150);
+    let log = node.open().expect("headers of old segments are sound");
+    let error = log.entries(0..1, usize::MAX).expect_err("a damaged batch");
+    assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
+    assert!(log.read_batches(0, i64::MAX, 1 << 20).is_err());
+}
+
+#[test]
+fn a_segment_of_another_log_is_refused() {
+    let node = Node::new();
+    append(&node.open().expect("a new log"), vec![entry(0, 1)]);
+    // One byte of the topic's id, in the segment's header.
+    flip(&node.segments()[0], 20);
+    assert!(matches!(node.open(), Err(LogError::Corrupt { .. })));
+}
+
+#[tokio::test]
+async fn a_truncated_tail_stays_gone_after_a_restart() {
+    let node = Node::new();
+    let log = node.open().expect("a new log");
+    for index in 0..600 {
+        append(&log, vec![entry(index, 2)]);
+    }
+    log.truncate_after(Some(9)).await.expect("truncated");
+    assert_eq!((log.indexes(), log.next_offset()), (0..10, 20));
+    append(&log, vec![LogEntry { term: 4, ..entry(10, 1) }]);
+    drop(log);
+    let log = node.open().expect("the same log");
+    assert_eq!((log.indexes(), log.next_offset()), (0..11, 21));
+    assert_eq!(log.end_offset_for_epoch(3, i64::MAX), Some((3, 20)));
+    assert_eq!(log.end_offset_for_epoch(9, i64::MAX), Some((4, 21)));
+    assert_eq!(log.end_offset_for_epoch(2, i64::MAX), None);
+    log.truncate_after(None).await.expect("emptied");
+    assert_eq!((log.indexes().end, log.next_offset()), (0, 0));
+}
+
+#[test]
+fn a_lookup_by_time_is_exact_to_the_record() {
+    let node = Node::new();
+    let log = node.open().expect("a new log");
+    append(&log, (0..100).map(|index| entry(index, 3)).collect());
+    let at =
+        |timestamp_ms| log.offset_for_timestamp(timestamp_ms, i64::MAX).expect("a lookup").map(|found| (found.offset, found.timestamp_ms));
+    assert_eq!(at(0), Some((0, 0)));
+    assert_eq!(at(50_001), Some((151, 50_001)));
+    assert_eq!(at(50_003), Some((153, 51_000)));
+    assert_eq!(at(99_003), None);
+    let last = log.offset_of_max_timestamp(i64::MAX).expect("a lookup").expect("a record");
+    assert_eq!((last.offset, last.timestamp_ms), (299, 99_002));
+}
+
+#[tokio::test]
+async fn saved_meta_survives_a_restart_and_a_deletion_too() {
+    let node = Node::new();
+    let env = Env::real();
+    let writer = Writer::start(&env, node.dir.path(), true).expect("a writer");
+    writer.save_meta(b"vote".to_vec(), Some(b"7".to_vec())).await.expect("saved");
+    writer.save_meta(b"gone".to_vec(), Some(b"x".to_vec())).await.expect("saved");
+    writer.save_meta(b"gone".to_vec(), None).await.expect("deleted");
+    writer.stop().await;
+    let writer = Writer::start(&env, node.dir.path(), true).expect("a writer again");
+    assert_eq!((writer.meta(b"vote".to_vec()), writer.meta(b"gone".to_vec())), (Some(b"7".to_vec()), None));
+}
