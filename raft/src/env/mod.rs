@@ -58,6 +58,7 @@ pub trait Disk: Debug + Send + Sync {
 }
 
 /// An open file.
+#[expect(clippy::len_without_is_empty, reason = "asking a file costs a system call and may fail; nobody needs a second way")]
 pub trait File: Debug + Send + Sync {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Writes every byte of every slice, in order, from `offset` on.
