@@ -6,9 +6,15 @@
 //! What does not live here: Kafka requests and the command line (crate `meridian`), permissions (`meridian-auth`).
 
 pub mod batch;
+pub mod control;
 pub mod env;
 pub mod log;
+pub mod node;
+pub mod partition;
 pub mod writer;
+
+/// Number of a node within its region, from 1.
+pub type NodeId = u64;
 
 use uuid::Uuid;
 
