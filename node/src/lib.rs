@@ -1,10 +1,4 @@
-//! The `meridian` binary's rooms: Kafka protocol, controller, group coordinator, admin HTTP, telemetry, config, development mesh, command line.
+//! The `meridian` binary's rooms. So far: the development mesh's credentials ([`dev`]) and the command line over them ([`cli`]).
 
-pub mod admin;
-pub mod authentication;
 pub mod cli;
-pub mod config;
-pub mod controller;
 pub mod dev;
-pub mod groups;
-pub mod kafka;

@@ -1,10 +1,30 @@
 //! The controller group: a Raft group whose entries are commands of the host, applied in order to the host's machine on every node.
 
-use futures_util::future::BoxFuture;
-use tokio::sync::watch;
+use std::time::Duration;
 
-use crate::NodeId;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use openraft::errors::ClientWriteError;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::group::{Group, Outcome, Proposal};
+use crate::log::FrameKind;
 use crate::partition::Leadership;
+use crate::peer::client::Peers;
+use crate::peer::frame::{Kind, Request};
+use crate::{GroupId, NodeId};
+
+/// Longest command.
+pub const COMMAND_BYTES_MAX: usize = 16 << 20;
+/// How long a proposal looks for a leader.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// One attempt, at the leader, wherever it is.
+const ATTEMPT_DEADLINE: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_millis(50);
+/// First byte of a forwarded proposal's answer.
+const FORWARDED_ANSWER: u8 = 0;
+const FORWARDED_NO_LEADER: u8 = 1;
 
 /// What the host does with committed commands. Pure: same commands, same state, same answers, on every node.
 pub trait Machine: Send + Sync + 'static {
@@ -24,22 +44,93 @@ pub enum ProposeError {
 
 /// Handle to the controller group on this node.
 #[derive(Debug, Clone)]
-pub struct Control {}
+pub struct Control {
+    group: Group,
+    peers: Peers,
+    node_id: NodeId,
+}
 
-#[allow(unused_variables)]
 impl Control {
-    /// Commits a command, forwarding it to the leader's node where needed, and returns the machine's answer. Retries while there is no leader, up to 5 s.
-    pub fn propose(&self, command: Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, ProposeError>> {
-        unimplemented!()
+    pub(crate) fn new(group: Group, peers: Peers, node_id: NodeId) -> Control {
+        Control { group, peers, node_id }
     }
+
+    pub(crate) fn group(&self) -> &Group {
+        &self.group
+    }
+
+    /// Commits a command, forwarding it to the leader's node where needed, and returns the machine's answer. Retries while there is no
+    /// leader, up to 5 s.
+    pub fn propose(&self, command: Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, ProposeError>> {
+        let control = self.clone();
+        async move {
+            if command.len() > COMMAND_BYTES_MAX {
+                return Err(ProposeError::TooLarge { got: command.len(), max: COMMAND_BYTES_MAX });
+            }
+            let deadline = Instant::now() + PATIENCE;
+            loop {
+                match control.attempt(command.clone()).await {
+                    Err(ProposeError::NoLeader { .. }) if Instant::now() < deadline => tokio::time::sleep(RETRY).await,
+                    result => return result,
+                }
+            }
+        }
+        .boxed()
+    }
+
+    async fn attempt(&self, command: Vec<u8>) -> Result<Vec<u8>, ProposeError> {
+        match self.leadership().leader {
+            Some(leader) if leader == self.node_id => self.propose_here(command).await,
+            Some(leader) => {
+                let request = Request { kind: Kind::Propose, group: GroupId::CONTROLLER, body: vec![command.into()] };
+                let answer = self.peers.call(leader, request, ATTEMPT_DEADLINE).await.map_err(|error| match error.kind() {
+                    // Refused before it was sent.
+                    std::io::ErrorKind::NotConnected if !self.peers.is_connected(leader) => ProposeError::NoLeader { leader: Some(leader) },
+                    _ => ProposeError::Timeout,
+                })?;
+                match answer.split_first() {
+                    Some((&FORWARDED_ANSWER, answer)) => Ok(answer.to_vec()),
+                    Some((&FORWARDED_NO_LEADER, _)) => Err(ProposeError::NoLeader { leader: None }),
+                    _ => Err(ProposeError::Timeout),
+                }
+            }
+            None => Err(ProposeError::NoLeader { leader: None }),
+        }
+    }
+
+    async fn propose_here(&self, command: Vec<u8>) -> Result<Vec<u8>, ProposeError> {
+        let proposal = Proposal { kind: FrameKind::Command, append_time_us: 0, payload: command.into(), batch: None };
+        match tokio::time::timeout(ATTEMPT_DEADLINE, self.group.submit(proposal)).await {
+            Ok(Ok(Ok(response))) => match response.data {
+                Outcome::Answer(answer) => Ok(answer),
+                Outcome::Nothing | Outcome::Batch { .. } => Err(ProposeError::Timeout),
+            },
+            // Only this one is certain not to have been appended.
+            Ok(Ok(Err(ClientWriteError::ForwardToLeader(to)))) => Err(ProposeError::NoLeader { leader: to.leader_id }),
+            _ => Err(ProposeError::Timeout),
+        }
+    }
+
+    /// A proposal that another node forwarded; not forwarded again.
+    pub(crate) async fn propose_for_peer(&self, command: Vec<u8>) -> Result<Vec<u8>, String> {
+        if command.len() > COMMAND_BYTES_MAX {
+            return Err("the command is too long".to_owned());
+        }
+        match self.propose_here(command).await {
+            Ok(answer) => Ok([&[FORWARDED_ANSWER], answer.as_slice()].concat()),
+            Err(ProposeError::NoLeader { .. }) => Ok(vec![FORWARDED_NO_LEADER]),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
     pub fn leadership(&self) -> Leadership {
-        unimplemented!()
+        *self.group.leadership().borrow()
     }
     pub fn watch_leadership(&self) -> watch::Receiver<Leadership> {
-        unimplemented!()
+        self.group.leadership()
     }
-    /// Index of the last command applied on this node.
-    pub fn watch_applied(&self) -> watch::Receiver<u64> {
-        unimplemented!()
+    /// Index of the last entry applied on this node.
+    pub fn applied(&self) -> u64 {
+        self.group.applied().borrow().index
     }
 }

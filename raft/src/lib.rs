@@ -8,9 +8,11 @@
 pub mod batch;
 pub mod control;
 pub mod env;
+mod group;
 pub mod log;
 pub mod node;
 pub mod partition;
+mod peer;
 pub mod writer;
 
 /// Number of a node within its region, from 1.

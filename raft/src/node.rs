@@ -1,14 +1,39 @@
 //! All Raft groups of one process: the controller and every partition that has a replica here, over one peer connection per neighbour.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
 
 use crate::control::{Control, Machine};
 use crate::env::Env;
-use crate::partition::{Partition, PartitionSpec};
+use crate::group::machine::Host;
+use crate::group::storage::meta_keys;
+use crate::group::{Group, Plan, Surroundings};
+use crate::log::LogError;
+use crate::partition::producers::Producers;
+use crate::partition::{Leadership, Partition, PartitionSpec};
+use crate::peer::client::Peers;
+use crate::peer::frame::{self, Kind};
+use crate::peer::server;
+use crate::writer::{Writer, WriterStats};
 use crate::{GroupId, NodeId};
+
+const CONTROLLER_SEGMENT_BYTES: u64 = 16 << 20;
+/// How often a node repeats which groups it leads.
+const TELL_EVERY: Duration = Duration::from_millis(500);
+/// Groups remembered of one peer's telling.
+const LED_GROUPS_MAX: usize = 1 << 20;
+/// How long a stopping node waits for another to take a group over.
+const HANDOVER_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Mutual TLS for peers; None only in simulation.
 #[derive(Debug, Clone)]
@@ -29,8 +54,6 @@ pub struct NodeConfig {
     pub peers: BTreeMap<NodeId, String>,
     pub tls: Option<PeerTls>,
     pub timing: Timing,
-    /// Bytes of recent batches kept in memory, all partitions together.
-    pub tail_cache_bytes: usize,
     /// False only in the simulator's mutation test.
     pub fsync: bool,
 }
@@ -49,6 +72,8 @@ pub enum NodeError {
     Io(#[from] std::io::Error),
     #[error("the data folder belongs to node {found}, this is node {expected}")]
     WrongNode { found: NodeId, expected: NodeId },
+    #[error(transparent)]
+    Log(#[from] LogError),
     #[error("raft: {0}")]
     Raft(String),
 }
@@ -65,45 +90,271 @@ pub struct NodeStats {
 
 /// One process's part in its region. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Node {}
+pub struct Node {
+    inner: Arc<Inner>,
+}
 
-#[allow(unused_variables)]
-impl Node {
-    /// Opens the data folder, starts the peer listener and the writer. Runs Raft on the calling tokio runtime.
-    pub async fn start(env: Env, config: NodeConfig) -> Result<Node, NodeError> {
-        unimplemented!()
+/// What the node's own tasks hold, so that they do not keep it alive.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeWeak(Weak<Inner>);
+
+impl NodeWeak {
+    pub fn upgrade(&self) -> Option<Node> {
+        self.0.upgrade().map(|inner| Node { inner })
     }
+}
+
+#[derive(Debug)]
+struct Inner {
+    env: Env,
+    config: NodeConfig,
+    writer: Writer,
+    peers: Peers,
+    runtime: Handle,
+    /// One open or delete at a time, so that a group never runs twice over the same files.
+    changing: tokio::sync::Mutex<()>,
+    partitions: RwLock<BTreeMap<GroupId, Partition>>,
+    control: RwLock<Option<Control>>,
+    /// Who led what when it was last heard: group → node and epoch.
+    heard: Mutex<BTreeMap<GroupId, (NodeId, i32)>>,
+    elections: AtomicU64,
+    tasks: Mutex<Vec<AbortHandle>>,
+    address: SocketAddr,
+}
+
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Binds the data folder to its node.
+fn claim(writer: &Writer, node_id: NodeId) -> Result<BoxFuture<'static, io::Result<()>>, NodeError> {
+    let key = b"node".to_vec();
+    match writer.meta(key.clone()).and_then(|value| Some(u64::from_be_bytes(value.try_into().ok()?))) {
+        Some(found) if found != node_id => Err(NodeError::WrongNode { found, expected: node_id }),
+        Some(_) => Ok(std::future::ready(Ok(())).boxed()),
+        None => Ok(writer.save_meta(key, Some(node_id.to_be_bytes().to_vec()))),
+    }
+}
+
+impl Node {
+    /// Opens the data folder, starts the peer listener and the writer. Runs Raft on the calling tokio runtime, whoever opens groups later.
+    pub async fn start(env: Env, config: NodeConfig) -> Result<Node, NodeError> {
+        let writer = Writer::start(&env, &config.data_dir, config.fsync)?;
+        claim(&writer, config.node_id)?.await?;
+        let listener = env.net.listen(config.peer_listen).await?;
+        let address = listener.local_addr()?;
+        let others = config.peers.iter().filter(|(node, _)| **node != config.node_id).map(|(node, at)| (*node, at.clone())).collect();
+        let peers = Peers::start(&env, config.tls.as_ref(), &others);
+        let tls = config.tls.clone();
+        let inner = Inner {
+            env,
+            config,
+            writer,
+            peers,
+            runtime: Handle::current(),
+            changing: tokio::sync::Mutex::default(),
+            partitions: RwLock::default(),
+            control: RwLock::default(),
+            heard: Mutex::default(),
+            elections: AtomicU64::new(0),
+            tasks: Mutex::default(),
+            address,
+        };
+        let node = Node { inner: Arc::new(inner) };
+        let weak = NodeWeak(Arc::downgrade(&node.inner));
+        let tasks =
+            vec![tokio::spawn(server::serve(weak.clone(), listener, tls)).abort_handle(), tokio::spawn(tell_leaders(weak)).abort_handle()];
+        lock(&node.inner.tasks).extend(tasks);
+        Ok(node)
+    }
+
+    /// Where peers are accepted; tells the port when the configuration asked for any.
+    pub fn peer_address(&self) -> SocketAddr {
+        self.inner.address
+    }
+
+    fn directory(&self, id: GroupId) -> PathBuf {
+        self.inner.config.data_dir.join("logs").join(format!("{}-{}", id.topic, id.partition))
+    }
+
+    /// Starts a group on Raft's runtime.
+    async fn start_group(&self, plan: Plan) -> Result<Group, NodeError> {
+        let node = self.clone();
+        let start = async move {
+            let Inner { env, writer, peers, config, .. } = &*node.inner;
+            let around = Surroundings { env, writer, peers, node_id: config.node_id, timing: config.timing };
+            Group::start(around, plan).await
+        };
+        let group = self.inner.runtime.spawn(start).await.map_err(|error| NodeError::Raft(error.to_string()))??;
+        let (weak, mut leadership) = (NodeWeak(Arc::downgrade(&self.inner)), group.leadership());
+        self.inner.runtime.spawn(async move {
+            let mut led = false;
+            while leadership.changed().await.is_ok() {
+                let leads = leadership.borrow_and_update().is_leader;
+                let Some(node) = weak.upgrade() else { return };
+                if leads && !led {
+                    node.inner.elections.fetch_add(1, Ordering::Relaxed);
+                }
+                if leads != led {
+                    node.tell_what_is_led();
+                }
+                led = leads;
+            }
+        });
+        Ok(group)
+    }
+
     /// Opens (and on first start forms) the controller group of all `config.peers`; replays committed commands into `machine`.
     pub async fn open_controller(&self, machine: Arc<dyn Machine>) -> Result<Control, NodeError> {
-        unimplemented!()
+        let _changing = self.inner.changing.lock().await;
+        if let Some(control) = &*read(&self.inner.control) {
+            return Ok(control.clone());
+        }
+        let plan = Plan {
+            id: GroupId::CONTROLLER,
+            directory: self.directory(GroupId::CONTROLLER),
+            voters: self.inner.config.peers.keys().copied().collect(),
+            segment_bytes: CONTROLLER_SEGMENT_BYTES,
+            host: Host::Control(machine),
+            mirror: false,
+        };
+        let group = self.start_group(plan).await?;
+        let control = Control::new(group, self.inner.peers.clone(), self.inner.config.node_id);
+        *write(&self.inner.control) = Some(control.clone());
+        Ok(control)
     }
+
     /// Opens (and on first start forms) one partition's group. Opening twice returns the same handle.
     pub async fn open_partition(&self, spec: PartitionSpec) -> Result<Partition, NodeError> {
-        unimplemented!()
+        let _changing = self.inner.changing.lock().await;
+        if let Some(partition) = self.partition(spec.id) {
+            return Ok(partition);
+        }
+        let producers = Arc::new(Mutex::new(Producers::default()));
+        let plan = Plan {
+            id: spec.id,
+            directory: self.directory(spec.id),
+            voters: spec.replicas.clone(),
+            segment_bytes: spec.settings.segment_bytes,
+            host: Host::Partition(producers.clone()),
+            mirror: spec.mirror,
+        };
+        let group = self.start_group(plan).await?;
+        let partition = Partition::new(spec, group, producers);
+        write(&self.inner.partitions).insert(partition.id(), partition.clone());
+        Ok(partition)
     }
+
     pub fn partition(&self, id: GroupId) -> Option<Partition> {
-        unimplemented!()
+        read(&self.inner.partitions).get(&id).cloned()
     }
     pub fn partitions(&self) -> Vec<Partition> {
-        unimplemented!()
+        read(&self.inner.partitions).values().cloned().collect()
     }
-    /// Stops the group and removes its files.
+
+    pub(crate) fn group(&self, id: GroupId) -> Option<Group> {
+        if id == GroupId::CONTROLLER {
+            return read(&self.inner.control).as_ref().map(|control| control.group().clone());
+        }
+        self.partition(id).map(|partition| partition.group().clone())
+    }
+
+    /// Stops the group and removes its files, here only.
     pub async fn delete_partition(&self, id: GroupId) -> Result<(), NodeError> {
-        unimplemented!()
+        let _changing = self.inner.changing.lock().await;
+        let removed = write(&self.inner.partitions).remove(&id);
+        if let Some(partition) = removed {
+            partition.group().stop().await;
+        }
+        lock(&self.inner.heard).remove(&id);
+        self.inner.writer.remove_dir(&self.inner.env, self.directory(id)).await?;
+        for key in meta_keys(id) {
+            self.inner.writer.save_meta(key, None).await?;
+        }
+        Ok(())
     }
+
     /// Who leads a group, also where this node holds no replica of it (learned from the peers).
     pub fn leader_of(&self, id: GroupId) -> Option<(NodeId, i32)> {
-        unimplemented!()
+        let here = self.group(id).map(|group| *group.leadership().borrow());
+        let heard = lock(&self.inner.heard).get(&id).copied();
+        match here {
+            Some(Leadership { leader: Some(leader), epoch, .. }) => Some((leader, epoch)),
+            Some(_) => None,
+            None => heard,
+        }
     }
-    /// Peers that answered within the last election timeout (this node included).
+
+    /// A peer told which groups it leads now, and so which it leads no more.
+    pub(crate) fn heard_leaders(&self, peer: NodeId, led: Vec<(GroupId, i32)>) {
+        let mut heard = lock(&self.inner.heard);
+        heard.retain(|_, (node, _)| *node != peer);
+        for (group, epoch) in led.into_iter().take(LED_GROUPS_MAX) {
+            let held = heard.entry(group).or_insert((peer, epoch));
+            if held.1 <= epoch {
+                *held = (peer, epoch);
+            }
+        }
+    }
+
+    fn tell_what_is_led(&self) {
+        let mut led = Vec::new();
+        for partition in self.partitions() {
+            let leadership = partition.leadership();
+            if leadership.is_leader {
+                led.push((partition.id(), leadership.epoch));
+            }
+        }
+        self.inner.peers.tell_all(Kind::Leaders, &frame::encode_leaders(self.inner.config.node_id, &led));
+    }
+
+    pub(crate) async fn propose_for_peer(&self, command: Vec<u8>) -> Result<Vec<u8>, String> {
+        let control = read(&self.inner.control).clone();
+        control.ok_or("the controller is not open here")?.propose_for_peer(command).await
+    }
+
+    /// Peers that answered within the last election timeout, and this node.
     pub fn live_nodes(&self) -> Vec<NodeId> {
-        unimplemented!()
+        let mut live = self.inner.peers.heard_within(Duration::from_millis(self.inner.config.timing.election_max_ms * 2));
+        live.push(self.inner.config.node_id);
+        live.sort_unstable();
+        live
     }
+
     pub fn stats(&self) -> NodeStats {
-        unimplemented!()
+        let WriterStats { syncs, sync_us_sum, sync_us_max, bytes_written } = self.inner.writer.stats();
+        NodeStats { syncs, sync_us_sum, sync_us_max, bytes_written, elections: self.inner.elections.load(Ordering::Relaxed) }
     }
+
     /// Hands every leadership over, flushes, and stops. Idempotent.
     pub async fn shutdown(&self) {
-        unimplemented!()
+        let groups: Vec<Group> = {
+            let control = read(&self.inner.control).as_ref().map(|control| control.group().clone());
+            self.partitions().iter().map(|partition| partition.group().clone()).chain(control).collect()
+        };
+        if self.inner.config.peers.len() > 1 {
+            futures_util::future::join_all(groups.iter().map(|group| group.transfer(HANDOVER_DEADLINE))).await;
+        }
+        futures_util::future::join_all(groups.iter().map(Group::stop)).await;
+        write(&self.inner.partitions).clear();
+        *write(&self.inner.control) = None;
+        lock(&self.inner.tasks).drain(..).for_each(|task| task.abort());
+        self.inner.peers.stop();
+        self.inner.writer.stop().await;
+    }
+}
+
+/// Repeats what this node leads, for peers that connected since or missed it.
+async fn tell_leaders(node: NodeWeak) {
+    loop {
+        tokio::time::sleep(TELL_EVERY).await;
+        let Some(node) = node.upgrade() else { return };
+        node.tell_what_is_led();
     }
 }

@@ -157,6 +157,28 @@ impl Writer {
         Ok(())
     }
 
+    /// Removes a folder and what is in it, behind everything queued before.
+    pub(crate) fn remove_dir(&self, env: &Env, dir: PathBuf) -> BoxFuture<'static, io::Result<()>> {
+        let disk = env.disk.clone();
+        let task: Task = Box::new(move || {
+            if disk.exists(&dir) {
+                disk.remove_dir_all(&dir)?;
+                dir.parent().map_or(Ok(()), |parent| disk.sync_dir(parent))?;
+            }
+            Ok(())
+        });
+        let (sender, outcome) = oneshot::channel();
+        let done: Flushed = Box::new(move |result| {
+            let _ = sender.send(result);
+        });
+        let queued = self.queue(Job::Task { task, done });
+        async move {
+            queued?;
+            outcome.await.map_err(|_| stopped())?
+        }
+        .boxed()
+    }
+
     pub fn stats(&self) -> WriterStats {
         *lock(&self.shared.stats)
     }

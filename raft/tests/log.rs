@@ -46,7 +46,7 @@ fn entry(index: u64, records: u64) -> LogEntry {
         .map(|n| Record { key: None, value: format!("{index}/{n}/{:100}", "").into(), timestamp_ms: (index * 1_000 + n) as i64 })
         .collect();
     let payload = encode(&records).expect("a batch").bytes().clone();
-    LogEntry { kind: FrameKind::Batch, term: 3, leader: 1, index, append_time_us: 0, payload }
+    LogEntry { kind: FrameKind::Batch, term: 3, index, append_time_us: 0, payload }
 }
 
 /// Appends and waits until the entries are durable.

@@ -114,7 +114,7 @@ impl Life {
         let blank = self.random.random_bool(0.1);
         let payload = if blank { Bytes::new() } else { self.batch() };
         let kind = if blank { FrameKind::Blank } else { FrameKind::Batch };
-        LogEntry { kind, term: self.term, leader: 1, index, append_time_us: 0, payload }
+        LogEntry { kind, term: self.term, index, append_time_us: 0, payload }
     }
 
     /// A few records that nobody else has.

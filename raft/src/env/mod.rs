@@ -74,6 +74,8 @@ pub trait File: Debug + Send + Sync {
 /// A byte stream between two nodes.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin + Debug {}
 
+impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin + Debug> Stream for S {}
+
 /// The in-region network: TCP, or simulated TCP.
 pub trait Net: Debug + Send + Sync {
     fn listen(&self, address: SocketAddr) -> BoxFuture<'static, io::Result<Box<dyn Listener>>>;

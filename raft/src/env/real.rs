@@ -134,8 +134,6 @@ impl File for RealFile {
 #[derive(Debug)]
 struct RealNet;
 
-impl Stream for TcpStream {}
-
 impl Net for RealNet {
     fn listen(&self, address: SocketAddr) -> BoxFuture<'static, io::Result<Box<dyn Listener>>> {
         async move { Ok(Box::new(RealListener(TcpListener::bind(address).await?)) as Box<dyn Listener>) }.boxed()

@@ -322,8 +322,6 @@ impl AsyncWrite for SimStream {
     }
 }
 
-impl Stream for SimStream {}
-
 impl Net for SimNet {
     fn listen(&self, address: SocketAddr) -> BoxFuture<'static, io::Result<Box<dyn Listener>>> {
         async move { Ok(Box::new(SimListener(TcpListener::bind(address).await?)) as Box<dyn Listener>) }.boxed()

@@ -51,7 +51,6 @@ pub(super) struct FrameHeader {
     pub kind: FrameKind,
     pub length: usize,
     pub term: u64,
-    pub leader: u64,
     pub index: u64,
     pub append_time_us: i64,
     payload_crc: u32,
@@ -72,7 +71,6 @@ pub(super) fn encode_frame(entry: &LogEntry) -> Bytes {
     bytes[4] = entry.kind as u8;
     bytes[8..12].copy_from_slice(&(entry.payload.len() as u32).to_le_bytes());
     bytes[12..20].copy_from_slice(&entry.term.to_le_bytes());
-    bytes[20..28].copy_from_slice(&entry.leader.to_le_bytes());
     bytes[28..36].copy_from_slice(&entry.index.to_le_bytes());
     bytes[36..44].copy_from_slice(&entry.append_time_us.to_le_bytes());
     bytes[44..48].copy_from_slice(&payload_crc(entry.kind, &entry.payload).to_le_bytes());
@@ -96,7 +94,6 @@ pub(super) fn decode_frame(bytes: &[u8; 64]) -> Option<FrameHeader> {
         kind,
         length,
         term: u64_at(bytes, 12),
-        leader: u64_at(bytes, 20),
         index: u64_at(bytes, 28),
         append_time_us: u64_at(bytes, 36) as i64,
         payload_crc: u32_at(bytes, 44),

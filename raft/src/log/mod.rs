@@ -25,7 +25,7 @@ use frame::{
 };
 
 /// What a frame holds. Only `Batch` frames take Kafka offsets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[repr(u8)]
 pub enum FrameKind {
     /// A leader's first entry of its term.
@@ -45,8 +45,6 @@ pub enum FrameKind {
 pub struct LogEntry {
     pub kind: FrameKind,
     pub term: u64,
-    /// Node that led when the entry was made (part of openraft's log id).
-    pub leader: u64,
     pub index: u64,
     /// 0 until the leader's append stamps it; followers and mirrors receive it stamped.
     pub append_time_us: i64,
@@ -59,7 +57,6 @@ pub struct LogEntry {
 pub struct EntryHead {
     pub kind: FrameKind,
     pub term: u64,
-    pub leader: u64,
     pub index: u64,
     pub append_time_us: i64,
     pub batch: Option<crate::batch::BatchHeader>,
@@ -94,7 +91,6 @@ pub struct LogSettings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogPosition {
     pub term: u64,
-    pub leader: u64,
     pub index: u64,
 }
 
@@ -191,7 +187,7 @@ impl State {
             }
             self.next_offset = batch.base_offset + i64::from(batch.last_offset_delta) + 1;
         }
-        self.last = Some(LogPosition { term: head.term, leader: head.leader, index: head.index });
+        self.last = Some(LogPosition { term: head.term, index: head.index });
         self.last_append_time_us = self.last_append_time_us.max(head.append_time_us);
     }
 
@@ -206,7 +202,6 @@ fn head_of(entry: &LogEntry) -> EntryHead {
     EntryHead {
         kind: entry.kind,
         term: entry.term,
-        leader: entry.leader,
         index: entry.index,
         append_time_us: entry.append_time_us,
         batch: is_batch(entry.kind).then(|| BatchHeader::decode(&entry.payload)).flatten(),
@@ -245,8 +240,8 @@ fn read_frame(file: &dyn File, position: u64, head_only: bool) -> io::Result<(Lo
     if !head_only && !header.payload_is_sound(&payload) {
         return Err(damaged("frame payload"));
     }
-    let FrameHeader { kind, term, leader, index, append_time_us, length, .. } = header;
-    Ok((LogEntry { kind, term, leader, index, append_time_us, payload: payload.into() }, (FRAME_HEADER_BYTES + length) as u64))
+    let FrameHeader { kind, term, index, append_time_us, length, .. } = header;
+    Ok((LogEntry { kind, term, index, append_time_us, payload: payload.into() }, (FRAME_HEADER_BYTES + length) as u64))
 }
 
 impl Log {
@@ -337,7 +332,11 @@ impl Log {
             return Err(damaged("batch offsets"));
         }
         if entry.kind == FrameKind::Mirrored {
-            return if header.base_offset == state.next_offset { Ok(()) } else { Err(damaged("mirrored batch does not continue the log")) };
+            // An earlier batch of the same mirror was refused after this one was proposed. Whoever proposed them learns it from the blank.
+            if header.base_offset != state.next_offset {
+                (entry.kind, entry.payload) = (FrameKind::Blank, Bytes::new());
+            }
+            return Ok(());
         }
         let epoch = i32::try_from(entry.term).map_err(io::Error::other)?;
         if (header.base_offset, header.leader_epoch) != (state.next_offset, epoch) {
@@ -420,7 +419,7 @@ impl Log {
             }
             let next_offset = state.next_offset;
             state.epochs.retain(|&(_, start)| start < next_offset);
-            state.last = heads.first().map(|head| LogPosition { term: head.term, leader: head.leader, index: head.index });
+            state.last = heads.first().map(|head| LogPosition { term: head.term, index: head.index });
             state.last_append_time_us = heads.first().map_or(0, |head| head.append_time_us);
             while let Some(entry) = state.tail.pop_back_if(|entry| entry.index >= keep) {
                 state.tail_bytes -= entry.payload.len() + FRAME_HEADER_BYTES;

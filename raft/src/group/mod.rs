@@ -1,0 +1,334 @@
+//! One Raft group on one node: openraft over our [`Log`], with what the rest of the crate watches and asks of it.
+//!
+//! [`storage`] gives openraft the log, [`machine`] receives what is committed, [`network`] carries its calls to the peers.
+
+pub(crate) mod machine;
+pub(crate) mod network;
+pub(crate) mod storage;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::ServerState;
+use openraft::impls::ProgressResponder;
+use openraft::impls::leader_id_std::LeaderId;
+use openraft::raft::ClientWriteResult;
+use openraft::rt::deterministic_rng::DeterministicRng;
+use openraft::rt::instant::Instant as _;
+use openraft::rt::watch::WatchReceiver as _;
+use openraft_rt_tokio::TokioRuntime;
+use tokio::sync::{mpsc, watch};
+
+use crate::batch::BatchHeader;
+use crate::env::Env;
+use crate::log::{FrameKind, Log, LogSettings};
+use crate::node::{NodeError, Timing};
+use crate::partition::Leadership;
+use crate::peer::client::Peers;
+use crate::writer::Writer;
+use crate::{GroupId, NodeId};
+use machine::{Applied, GroupMachine, Host};
+use network::NetworkFactory;
+use storage::GroupStorage;
+
+/// How long a voter that may not form the group waits for the one that should, before it forms the group itself.
+const FORMING_PATIENCE: Duration = Duration::from_millis(1500);
+/// Entries and bytes of one AppendEntries; several are in flight per follower.
+const APPEND_ENTRIES_MAX: u64 = 512;
+pub(crate) const APPEND_BYTES_MAX: usize = 1 << 20;
+/// How long an openraft call to a peer that cannot be reached waits before the next.
+pub(crate) const BACKOFF: Duration = Duration::from_millis(100);
+
+/// What clients of a group propose.
+#[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Proposal {
+    pub kind: FrameKind,
+    /// 0 where this log's leader shall stamp it.
+    pub append_time_us: i64,
+    /// Empty where only the head of a batch was read, for apply.
+    pub payload: Bytes,
+    #[serde(skip)]
+    pub batch: Option<BatchHeader>,
+}
+
+impl fmt::Debug for Proposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl fmt::Display for Proposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} of {} bytes", self.kind, self.payload.len())
+    }
+}
+
+/// What applying an entry answers.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) enum Outcome {
+    /// Nothing to say: blanks, memberships, and mirrored batches that did not continue the log.
+    Nothing,
+    Batch {
+        base_offset: i64,
+        last_offset: i64,
+    },
+    Answer(Vec<u8>),
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
+openraft::declare_raft_types!(
+    /// Every group of Meridian, partitions and controller alike. Its randomness is seeded from [`crate::env::Random`].
+    pub(crate) Types:
+        D = Proposal,
+        R = Outcome,
+        NodeId = u64,
+        Node = openraft::EmptyNode,
+        Term = u64,
+        LeaderId = LeaderId<u64, u64>,
+        AsyncRuntime = DeterministicRng<TokioRuntime>,
+);
+
+pub(crate) type Raft = openraft::Raft<Types, GroupMachine>;
+pub(crate) type WriteResponder = ProgressResponder<Types, ClientWriteResult<Types>>;
+pub(crate) type Runtime = DeterministicRng<TokioRuntime>;
+
+/// A proposal on its way to openraft.
+pub(crate) type Submission = (Proposal, WriteResponder);
+
+/// One running group. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Group {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    id: GroupId,
+    node_id: NodeId,
+    raft: Raft,
+    log: Log,
+    applied: watch::Receiver<Applied>,
+    high_watermark: watch::Receiver<i64>,
+    leadership: watch::Receiver<Leadership>,
+    submissions: mpsc::UnboundedSender<Submission>,
+    lease: Duration,
+    tasks: Vec<tokio::task::AbortHandle>,
+}
+
+impl fmt::Debug for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group").field("id", &self.inner.id).field("leadership", &*self.inner.leadership.borrow()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(tokio::task::AbortHandle::abort);
+    }
+}
+
+/// Everything a group needs of its node.
+pub(crate) struct Surroundings<'a> {
+    pub env: &'a Env,
+    pub writer: &'a Writer,
+    pub peers: &'a Peers,
+    pub node_id: NodeId,
+    pub timing: Timing,
+}
+
+/// What a group is, before it runs.
+pub(crate) struct Plan {
+    pub id: GroupId,
+    pub directory: std::path::PathBuf,
+    pub voters: Vec<NodeId>,
+    pub segment_bytes: u64,
+    pub host: Host,
+    /// Adds the epoch of the home to the Kafka-visible one.
+    pub mirror: bool,
+}
+
+fn config(timing: Timing, id: GroupId) -> Result<openraft::Config, NodeError> {
+    let config = openraft::Config {
+        cluster_name: format!("{}-{}", id.topic, id.partition),
+        heartbeat_interval: timing.heartbeat_ms,
+        election_timeout_min: timing.election_min_ms,
+        election_timeout_max: timing.election_max_ms,
+        quorum_loss_probe_interval: Some(timing.election_max_ms * 2 + timing.heartbeat_ms),
+        max_payload_entries: APPEND_ENTRIES_MAX,
+        // The log is the data: nothing is ever replaced by a snapshot.
+        snapshot_policy: openraft::SnapshotPolicy::Never,
+        enable_pre_vote: Some(true),
+        enable_leader_restore: Some(false),
+        ..openraft::Config::default()
+    };
+    config.validate().map_err(|error| NodeError::Raft(error.to_string()))
+}
+
+impl Group {
+    /// Recovers the log, starts openraft on it, and forms the group where that has never happened.
+    pub async fn start(around: Surroundings<'_>, plan: Plan) -> Result<Group, NodeError> {
+        let Plan { id, directory, voters, segment_bytes, host, mirror } = plan;
+        let log = Log::open(around.env, around.writer, &directory, LogSettings { group: id, segment_bytes })?;
+        let storage = GroupStorage::new(id, log.clone(), around.writer.clone());
+        let (machine, watched) = GroupMachine::new(host, log.start_offset());
+        let network = NetworkFactory { group: id, peers: around.peers.clone() };
+        let config = Arc::new(config(around.timing, id)?);
+        let seed = around.env.random.next_u64();
+        let raft = Runtime::scope(seed, Raft::new(around.node_id, config, network, storage, machine));
+        let raft = raft.await.map_err(|error| NodeError::Raft(error.to_string()))?;
+        let (submissions, queue) = mpsc::unbounded_channel();
+        let (leadership_sender, leadership) = watch::channel(Leadership::default());
+        let observer = Observer { raft: raft.clone(), node_id: around.node_id, applied: watched.applied.clone(), mirror };
+        let patience = if voters.first() == Some(&around.node_id) { Duration::ZERO } else { FORMING_PATIENCE };
+        let tasks = vec![
+            tokio::spawn(propose(raft.clone(), queue)).abort_handle(),
+            tokio::spawn(observer.run(leadership_sender)).abort_handle(),
+            tokio::spawn(Runtime::scope(seed ^ 1, form(raft.clone(), voters.into_iter().collect(), patience))).abort_handle(),
+        ];
+        let lease = Duration::from_millis(around.timing.election_max_ms);
+        let (applied, high_watermark) = (watched.applied, watched.high_watermark);
+        let inner = Inner { id, node_id: around.node_id, raft, log, applied, high_watermark, leadership, submissions, lease, tasks };
+        Ok(Group { inner: Arc::new(inner) })
+    }
+
+    pub fn raft(&self) -> &Raft {
+        &self.inner.raft
+    }
+    pub fn log(&self) -> &Log {
+        &self.inner.log
+    }
+    pub fn applied(&self) -> watch::Receiver<Applied> {
+        self.inner.applied.clone()
+    }
+    pub fn high_watermark(&self) -> watch::Receiver<i64> {
+        self.inner.high_watermark.clone()
+    }
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.inner.leadership.clone()
+    }
+    /// Queues a proposal; proposals are appended in the order of the calls. The receiver fails when the group stops.
+    pub fn submit(&self, proposal: Proposal) -> tokio::sync::oneshot::Receiver<ClientWriteResult<Types>> {
+        let (responder, outcome) = WriteResponder::complete_only();
+        // A stopped group drops the responder, which the receiver reports.
+        let _ = self.inner.submissions.send((proposal, responder));
+        outcome
+    }
+
+    /// This node leads and a majority has confirmed so within the lease.
+    pub fn holds_lease(&self) -> bool {
+        let acknowledged = self.inner.raft.as_leader().ok().and_then(|leader| leader.last_quorum_acked());
+        self.inner.leadership.borrow().is_leader && acknowledged.is_some_and(|at| at.elapsed() < self.inner.lease)
+    }
+
+    /// Why the group cannot go on, if it cannot: a failed disk, or a bug.
+    pub fn failure(&self) -> Option<String> {
+        self.inner.raft.metrics().borrow_watched().running_state.as_ref().err().map(ToString::to_string)
+    }
+
+    /// Voters whose log is at most `entries_max` behind; on a follower, all voters.
+    pub fn in_sync(&self, entries_max: u64) -> Vec<NodeId> {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let voters = metrics.membership_config.membership().voter_ids();
+        let last = metrics.last_log_index.unwrap_or(0);
+        match &metrics.replication {
+            None => voters.collect(),
+            Some(matched) => {
+                let near = |node: &NodeId| {
+                    *node == self.inner.node_id
+                        || matched.get(node).is_some_and(|id| id.as_ref().is_some_and(|id| id.index + entries_max >= last))
+                };
+                voters.filter(near).collect()
+            }
+        }
+    }
+
+    /// Offers leadership to the follower that knows most; true once another node leads.
+    pub async fn transfer(&self, deadline: Duration) -> bool {
+        let mut leadership = self.leadership();
+        if !leadership.borrow().is_leader {
+            return true;
+        }
+        let successor = {
+            let metrics = self.inner.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let matched = metrics.replication.iter().flatten().filter(|(node, _)| **node != self.inner.node_id);
+            matched.max_by_key(|(_, id)| id.as_ref().map(|id| id.index)).map(|(node, _)| *node)
+        };
+        let Some(successor) = successor else { return false };
+        if self.inner.raft.trigger().transfer_leader(successor).await.is_err() {
+            return false;
+        }
+        let elsewhere = leadership.wait_for(|now| now.leader.is_some_and(|leader| leader != self.inner.node_id));
+        tokio::time::timeout(deadline, elsewhere).await.is_ok_and(|seen| seen.is_ok())
+    }
+
+    pub async fn stop(&self) {
+        if let Err(error) = self.inner.raft.shutdown().await {
+            tracing::warn!(group = ?self.inner.id, %error, "a Raft task ended badly");
+        }
+        self.inner.tasks.iter().for_each(tokio::task::AbortHandle::abort);
+    }
+}
+
+/// Hands proposals over in order; openraft itself makes entries of all that wait.
+async fn propose(raft: Raft, mut queue: mpsc::UnboundedReceiver<Submission>) {
+    while let Some((proposal, responder)) = queue.recv().await {
+        if raft.client_write_ff(proposal, Some(responder)).await.is_err() {
+            break;
+        }
+    }
+}
+
+/// Forms the group of `voters` unless it has been formed; several voters may do so, with one result.
+async fn form(raft: Raft, voters: BTreeSet<NodeId>, patience: Duration) {
+    tokio::time::sleep(patience).await;
+    if raft.is_initialized().await.unwrap_or(true) {
+        return;
+    }
+    if let Err(error) = raft.initialize(voters).await {
+        tracing::debug!(%error, "the group was formed by another voter");
+    }
+}
+
+/// Turns openraft's view into [`Leadership`].
+struct Observer {
+    raft: Raft,
+    node_id: NodeId,
+    applied: watch::Receiver<Applied>,
+    mirror: bool,
+}
+
+impl Observer {
+    async fn run(mut self, leadership: watch::Sender<Leadership>) {
+        let mut server = self.raft.server_metrics();
+        loop {
+            let now = {
+                let server = server.borrow_watched();
+                let applied = *self.applied.borrow_and_update();
+                let term = server.vote.leader_id().term;
+                let epoch = i32::try_from(term).unwrap_or(i32::MAX);
+                Leadership {
+                    leader: server.current_leader,
+                    epoch: if self.mirror { epoch.saturating_add(applied.batch_epoch) } else { epoch },
+                    is_leader: server.state == ServerState::Leader && server.current_leader == Some(self.node_id) && applied.term == term,
+                }
+            };
+            leadership.send_if_modified(|held| std::mem::replace(held, now) != now);
+            let mut applied = self.applied.clone();
+            let seen = *applied.borrow();
+            let applied_matters = applied.wait_for(|now| now.term != seen.term || (self.mirror && now.batch_epoch != seen.batch_epoch));
+            tokio::select! {
+                changed = server.changed() => if changed.is_err() { return },
+                changed = applied_matters => if changed.is_err() { return },
+            }
+        }
+    }
+}

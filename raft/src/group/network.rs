@@ -1,0 +1,140 @@
+//! openraft's calls to the other voters of one group, over the node's peer connections.
+
+use std::future::Future;
+use std::io;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use futures_util::{Stream, StreamExt};
+use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::storage::Snapshot;
+use openraft::type_config::alias::VoteOf;
+
+use super::{BACKOFF, Types};
+use crate::peer::client::Peers;
+use crate::peer::frame::{self, Request};
+use crate::{GroupId, NodeId};
+
+/// AppendEntries in flight per follower.
+const APPENDS_IN_FLIGHT_MAX: usize = 8;
+
+pub(crate) struct NetworkFactory {
+    pub group: GroupId,
+    pub peers: Peers,
+}
+
+impl RaftNetworkFactory<Types> for NetworkFactory {
+    type Network = Network;
+
+    async fn new_client(&mut self, target: NodeId, _node: &openraft::EmptyNode) -> Network {
+        Network { group: self.group, target, peers: self.peers.clone() }
+    }
+}
+
+/// The way to one voter.
+pub(crate) struct Network {
+    group: GroupId,
+    target: NodeId,
+    peers: Peers,
+}
+
+fn unreachable(error: &io::Error) -> RPCError<Types> {
+    RPCError::Unreachable(Unreachable::new(error))
+}
+
+impl Network {
+    async fn call<T: serde::de::DeserializeOwned>(
+        &self,
+        option: &RPCOption,
+        encode: fn(GroupId, Vec<u8>) -> Request,
+        body: &impl serde::Serialize,
+    ) -> Result<T, RPCError<Types>> {
+        let body = serde_json::to_vec(body).map_err(|error| unreachable(&error.into()))?;
+        let answer =
+            self.peers.call(self.target, encode(self.group, body), option.hard_ttl()).await.map_err(|error| unreachable(&error))?;
+        serde_json::from_slice(&answer).map_err(|error| unreachable(&error.into()))
+    }
+}
+
+impl RaftNetworkV2<Types> for Network {
+    type SnapshotData = ();
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+        let request = frame::append_request(self.group, rpc).map_err(|error| unreachable(&error))?;
+        let answer = self.peers.call(self.target, request, option.hard_ttl()).await.map_err(|error| unreachable(&error))?;
+        let result = frame::decode_append_answer(&answer).ok_or_else(|| unreachable(&frame::malformed()))?;
+        Ok(match result {
+            Ok(matched) => AppendEntriesResponse::PartialSuccess(matched),
+            Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
+            Err(StreamAppendError::HigherVote(vote)) => AppendEntriesResponse::HigherVote(vote),
+        })
+    }
+
+    /// Sends as long as openraft has something to send, awaits the answers in order.
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<Types>, RPCError<Types>>>, RPCError<Types>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
+    {
+        let (group, target, peers, deadline) = (self.group, self.target, self.peers.clone(), option.hard_ttl());
+        let answers = input
+            .map(move |rpc| {
+                // Queued here, in order; only the answer is awaited later.
+                let queued = frame::append_request(group, rpc).map(|request| peers.call(target, request, deadline));
+                async move {
+                    let answer = queued.map_err(|error| unreachable(&error))?.await.map_err(|error| unreachable(&error))?;
+                    frame::decode_append_answer(&answer).ok_or_else(|| unreachable(&frame::malformed()))
+                }
+            })
+            .buffered(APPENDS_IN_FLIGHT_MAX);
+        // openraft takes nothing after the first failure.
+        let until_failure = answers.scan(false, |failed, answer| {
+            let item = (!*failed).then_some(answer);
+            *failed |= !matches!(item, Some(Ok(Ok(_))));
+            std::future::ready(item)
+        });
+        Box::pin(async move { Ok(until_failure.boxed()) })
+    }
+
+    async fn vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        self.call(&option, Request::vote, &rpc).await
+    }
+
+    async fn pre_vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        self.call(&option, Request::pre_vote, &rpc).await
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        rpc: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
+        self.call(&option, Request::transfer, &rpc).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        _vote: VoteOf<Types>,
+        _snapshot: Snapshot<openraft::type_config::alias::CommittedLeaderIdOf<Types>, u64, openraft::EmptyNode, ()>,
+        _cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        Err(StreamingError::Unreachable(Unreachable::new(&io::Error::other("a log is never replaced by a snapshot"))))
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        Some(Backoff::new(std::iter::repeat(BACKOFF)))
+    }
+}

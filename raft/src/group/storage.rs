@@ -1,0 +1,221 @@
+//! openraft's storage over one [`Log`] and the node's meta log.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::{Stream, StreamExt, stream};
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use openraft::type_config::alias::{EntryOf, LogIdOf, VoteOf};
+use openraft::{EntryPayload, LogId};
+
+use super::{APPEND_BYTES_MAX, Proposal, Types};
+use crate::GroupId;
+use crate::log::{EntryHead, FrameKind, Log, LogEntry};
+use crate::writer::Writer;
+
+/// Heads read at once for apply.
+const HEADS_MAX: u64 = 1024;
+
+/// The log of one group, its vote and its commit index.
+#[derive(Clone)]
+pub(crate) struct GroupStorage {
+    group: GroupId,
+    log: Log,
+    writer: Writer,
+    vote: Arc<Mutex<Option<VoteOf<Types>>>>,
+}
+
+fn invalid(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+/// Key of one group's datum in the meta log.
+fn meta_key(kind: u8, group: GroupId) -> Vec<u8> {
+    let mut key = vec![kind];
+    key.extend(group.topic.as_bytes());
+    key.extend(group.partition.to_be_bytes());
+    key
+}
+
+fn vote_key(group: GroupId) -> Vec<u8> {
+    meta_key(b'v', group)
+}
+fn committed_key(group: GroupId) -> Vec<u8> {
+    meta_key(b'c', group)
+}
+
+/// The keys to forget with a group.
+pub(crate) fn meta_keys(group: GroupId) -> [Vec<u8>; 2] {
+    [vote_key(group), committed_key(group)]
+}
+
+impl GroupStorage {
+    pub fn new(group: GroupId, log: Log, writer: Writer) -> GroupStorage {
+        GroupStorage { group, log, writer, vote: Arc::default() }
+    }
+
+    fn range(&self, range: &impl RangeBounds<u64>) -> std::ops::Range<u64> {
+        let start = match range.start_bound() {
+            Bound::Included(start) => *start,
+            Bound::Excluded(start) => start + 1,
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(end) => end + 1,
+            Bound::Excluded(end) => *end,
+            Bound::Unbounded => u64::MAX,
+        };
+        start..end
+    }
+
+    /// Entries as apply wants them: of batches only the head.
+    fn for_apply(&self, range: std::ops::Range<u64>) -> io::Result<Vec<EntryOf<Types>>> {
+        if self.group == GroupId::CONTROLLER {
+            return self.log.entries(range, APPEND_BYTES_MAX)?.into_iter().map(entry_of).collect();
+        }
+        let heads = self.log.heads(range.start..range.end.min(range.start.saturating_add(HEADS_MAX)))?;
+        heads.into_iter().map(|head| self.with_head(head)).collect()
+    }
+
+    fn with_head(&self, head: EntryHead) -> io::Result<EntryOf<Types>> {
+        if head.batch.is_none() && head.kind != FrameKind::Blank {
+            let entry = self.log.entries(head.index..head.index + 1, usize::MAX)?.pop();
+            return entry_of(entry.ok_or_else(|| invalid("an entry is gone"))?);
+        }
+        let payload = match head.kind {
+            FrameKind::Blank => EntryPayload::Blank,
+            kind => {
+                let EntryHead { append_time_us, batch, .. } = head;
+                EntryPayload::Normal(Proposal { kind, append_time_us, payload: bytes::Bytes::new(), batch })
+            }
+        };
+        Ok(openraft::Entry { log_id: log_id(head.term, head.index), payload })
+    }
+}
+
+pub(crate) fn log_id(term: u64, index: u64) -> LogIdOf<Types> {
+    LogId { leader_id: openraft::vote::leader_id_std::CommittedLeaderId { term }, index }
+}
+
+/// An entry as stored → as openraft knows it.
+pub(crate) fn entry_of(entry: LogEntry) -> io::Result<EntryOf<Types>> {
+    let LogEntry { kind, term, index, append_time_us, payload, .. } = entry;
+    let payload = match kind {
+        FrameKind::Blank => EntryPayload::Blank,
+        FrameKind::Membership => EntryPayload::Membership(serde_json::from_slice(&payload)?),
+        FrameKind::Batch | FrameKind::Mirrored | FrameKind::Command => {
+            EntryPayload::Normal(Proposal { kind, append_time_us, payload, batch: None })
+        }
+    };
+    Ok(openraft::Entry { log_id: log_id(term, index), payload })
+}
+
+/// An entry as openraft knows it → as stored.
+pub(crate) fn stored(entry: EntryOf<Types>) -> io::Result<LogEntry> {
+    let (kind, append_time_us, payload) = match entry.payload {
+        EntryPayload::Blank => (FrameKind::Blank, 0, bytes::Bytes::new()),
+        EntryPayload::Membership(membership) => (FrameKind::Membership, 0, serde_json::to_vec(&membership)?.into()),
+        EntryPayload::Normal(proposal) => (proposal.kind, proposal.append_time_us, proposal.payload),
+    };
+    Ok(LogEntry { kind, term: entry.log_id.leader_id.term, index: entry.log_id.index, append_time_us, payload })
+}
+
+impl RaftLogReader<Types> for GroupStorage {
+    async fn try_get_log_entries<R: RangeBounds<u64> + Clone + Debug + Send>(
+        &mut self,
+        range: R,
+    ) -> Result<Vec<EntryOf<Types>>, io::Error> {
+        self.log.entries(self.range(&range), usize::MAX)?.into_iter().map(entry_of).collect()
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<EntryOf<Types>>, io::Error> {
+        self.log.entries(start..end, APPEND_BYTES_MAX)?.into_iter().map(entry_of).collect()
+    }
+
+    async fn entries_stream<R>(&mut self, range: R) -> impl Stream<Item = Result<EntryOf<Types>, io::Error>> + Send
+    where
+        R: RangeBounds<u64> + Clone + Debug + Send,
+    {
+        let storage = self.clone();
+        stream::unfold(Some(self.range(&range)), move |left| {
+            let storage = storage.clone();
+            async move {
+                let mut left = left.filter(|left| !left.is_empty())?;
+                match storage.for_apply(left.clone()) {
+                    Ok(entries) if entries.is_empty() => None,
+                    Ok(entries) => {
+                        left.start += entries.len() as u64;
+                        Some((stream::iter(entries.into_iter().map(Ok).collect::<Vec<_>>()), Some(left)))
+                    }
+                    Err(error) => Some((stream::iter(vec![Err(error)]), None)),
+                }
+            }
+        })
+        .flatten()
+        .boxed()
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<VoteOf<Types>>, io::Error> {
+        let mut cached = self.vote.lock().unwrap_or_else(PoisonError::into_inner);
+        if cached.is_none() {
+            *cached = self.writer.meta(vote_key(self.group)).map(|bytes| serde_json::from_slice(&bytes)).transpose()?;
+        }
+        Ok(*cached)
+    }
+}
+
+impl RaftLogStorage<Types> for GroupStorage {
+    type LogReader = GroupStorage;
+
+    async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
+        let last_log_id = self.log.last().map(|last| log_id(last.term, last.index));
+        Ok(LogState { last_purged_log_id: None, last_log_id })
+    }
+
+    async fn get_log_reader(&mut self) -> GroupStorage {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &VoteOf<Types>) -> Result<(), io::Error> {
+        self.writer.save_meta(vote_key(self.group), Some(serde_json::to_vec(vote)?)).await?;
+        *self.vote.lock().unwrap_or_else(PoisonError::into_inner) = Some(*vote);
+        Ok(())
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogIdOf<Types>>) -> Result<(), io::Error> {
+        if let Some(committed) = committed {
+            let mut value = committed.leader_id.term.to_be_bytes().to_vec();
+            value.extend(committed.index.to_be_bytes());
+            self.writer.save_meta_lazily(committed_key(self.group), value);
+        }
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogIdOf<Types>>, io::Error> {
+        let Some(value) = self.writer.meta(committed_key(self.group)) else { return Ok(None) };
+        let (term, index) = value.split_first_chunk::<8>().ok_or_else(|| invalid("commit index"))?;
+        let index = index.first_chunk::<8>().ok_or_else(|| invalid("commit index"))?;
+        let committed = log_id(u64::from_be_bytes(*term), u64::from_be_bytes(*index));
+        // Saved without a sync of its own: it may be ahead of nothing that was acknowledged, but never of the log.
+        Ok(self.log.last().filter(|last| last.index >= committed.index).map(|_| committed))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = EntryOf<Types>> + Send,
+        I::IntoIter: Send,
+    {
+        let entries = entries.into_iter().map(stored).collect::<io::Result<Vec<_>>>()?;
+        self.log.append(entries, Box::new(move |result| callback.io_completed(result)))
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogIdOf<Types>>) -> Result<(), io::Error> {
+        self.log.truncate_after(last.map(|last| last.index)).await
+    }
+
+    async fn purge(&mut self, _log_id: LogIdOf<Types>) -> Result<(), io::Error> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "nothing asks for a purge: there are no snapshots"))
+    }
+}

@@ -1,0 +1,347 @@
+//! One partition's replica on this node: append, read, watch. The only door through which the rest of Meridian reaches a log.
+
+pub(crate) mod producers;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use openraft::errors::ClientWriteError;
+use openraft::raft::ClientWriteResult;
+use tokio::sync::{oneshot, watch};
+
+use crate::batch::{Batch, BatchHeader};
+use crate::group::{Group, Outcome, Proposal, Types};
+use crate::log::{FrameKind, Log};
+pub use crate::log::{OffsetAt, StoredBatch};
+use crate::{GroupId, NodeId};
+use producers::{Pending, Producers, Verdict};
+
+/// Which replicas hold a partition, and how it is fed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionSpec {
+    pub id: GroupId,
+    /// Voters; the first is the preferred leader and starts the first election.
+    pub replicas: Vec<NodeId>,
+    /// True where the records come from another region: offsets and epochs are then asserted, not assigned.
+    pub mirror: bool,
+    pub settings: PartitionSettings,
+}
+
+/// What a topic's config says about its logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionSettings {
+    /// Roll to a new segment file beyond this size (`segment.bytes`).
+    pub segment_bytes: u64,
+}
+
+/// Who leads, as this replica last heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Leadership {
+    pub leader: Option<NodeId>,
+    /// Kafka-visible leader epoch: Raft term, plus in a mirror the epoch of its last batch; never goes back.
+    pub epoch: i32,
+    /// This node leads, has committed an entry of its own term, and may take appends.
+    pub is_leader: bool,
+}
+
+/// Where an acknowledged batch landed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    pub base_offset: i64,
+    pub last_offset: i64,
+    /// The batch had been appended before (idempotent producer's retry); offsets are those of the first time.
+    pub duplicate: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    #[error("this node does not lead the partition")]
+    NotLeader { leader: Option<NodeId> },
+    #[error("sequence {got} of producer {producer_id} is out of order, expected {expected}")]
+    OutOfOrderSequence { producer_id: i64, expected: i32, got: i32 },
+    #[error("producer {producer_id} has been fenced by epoch {current}")]
+    InvalidProducerEpoch { producer_id: i64, current: i16 },
+    #[error("offset {got} does not continue the mirror's log, which ends at {end}")]
+    NotContiguous { got: i64, end: i64 },
+    #[error("too many bytes wait to be appended; try again")]
+    Overloaded,
+    #[error("not acknowledged by a majority in time; the batch may yet be committed")]
+    Timeout,
+    #[error("the disk refuses writes: {0}")]
+    Storage(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    #[error("offset {offset} is outside {start}..={end}")]
+    OutOfRange { offset: i64, start: i64, end: i64 },
+    #[error("the log cannot be read here: {0}")]
+    Storage(String),
+}
+
+/// Bytes of appends of one partition that may wait for their commit.
+const PENDING_BYTES_MAX: usize = 64 << 20;
+/// An append that no majority confirms within this time is reported as unknown.
+const APPEND_DEADLINE: Duration = Duration::from_secs(30);
+/// One attempt to hand leadership over.
+const TRANSFER_DEADLINE: Duration = Duration::from_secs(2);
+/// A follower this many entries behind still counts as in sync: as many as may be in flight to it.
+const IN_SYNC_ENTRIES_MAX: u64 = 4096;
+
+/// Handle to one replica. Everything is safe to call from any task.
+#[derive(Debug, Clone)]
+pub struct Partition {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    spec: PartitionSpec,
+    group: Group,
+    producers: Arc<Mutex<Producers>>,
+    /// Mirrors: the epoch of leadership, and the offset behind all that was submitted in it.
+    submitted: Mutex<Option<(i32, i64)>>,
+    pending_bytes: Arc<AtomicUsize>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Counts bytes as pending until dropped.
+struct Reserved {
+    bytes: usize,
+    pending: Arc<AtomicUsize>,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.pending.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+impl Partition {
+    pub(crate) fn new(spec: PartitionSpec, group: Group, producers: Arc<Mutex<Producers>>) -> Partition {
+        let inner = Inner { spec, group, producers, submitted: Mutex::default(), pending_bytes: Arc::default() };
+        Partition { inner: Arc::new(inner) }
+    }
+
+    pub(crate) fn group(&self) -> &Group {
+        &self.inner.group
+    }
+
+    pub fn id(&self) -> GroupId {
+        self.inner.spec.id
+    }
+    pub fn spec(&self) -> &PartitionSpec {
+        &self.inner.spec
+    }
+    pub fn leadership(&self) -> Leadership {
+        *self.inner.group.leadership().borrow()
+    }
+    pub fn watch_leadership(&self) -> watch::Receiver<Leadership> {
+        self.inner.group.leadership()
+    }
+
+    /// Submits a client's batch. Submission happens in the call, so that calls made in order are appended in order; the future resolves
+    /// when a majority has fsynced the batch and this node has applied it. Idempotent producers are deduplicated here.
+    pub fn append(&self, batch: Batch) -> BoxFuture<'static, Result<Appended, AppendError>> {
+        self.submit(batch).unwrap_or_else(|error| std::future::ready(Err(error)).boxed())
+    }
+
+    fn submit(&self, batch: Batch) -> Result<BoxFuture<'static, Result<Appended, AppendError>>, AppendError> {
+        let leadership = self.leading()?;
+        let reserved = self.reserve(batch.bytes().len())?;
+        let header = *batch.header();
+        // Held until the batch is in the queue, so that sequences and queue agree on the order.
+        let mut producers = lock(&self.inner.producers);
+        match producers.judge(&header, leadership.epoch)? {
+            Verdict::Committed(appended) => return Ok(std::future::ready(Ok(appended)).boxed()),
+            Verdict::InProgress(pending) => {
+                return Ok(pending.map(|result| result.map(|appended| Appended { duplicate: true, ..appended })).boxed());
+            }
+            Verdict::New => {}
+        }
+        let outcome = self.propose(FrameKind::Batch, 0, batch.bytes().clone());
+        if header.producer_id < 0 {
+            return Ok(confirmed(outcome, reserved).boxed());
+        }
+        let memory = self.inner.producers.clone();
+        let watched = confirmed(outcome, reserved).inspect(move |result| {
+            if result.is_err() {
+                lock(&memory).failed(&header);
+            }
+        });
+        let pending: Pending = watched.boxed().shared();
+        producers.proposed(&header, pending.clone());
+        Ok(pending.boxed())
+    }
+
+    fn leading(&self) -> Result<Leadership, AppendError> {
+        if let Some(reason) = self.inner.group.failure() {
+            return Err(AppendError::Storage(reason));
+        }
+        let leadership = self.leadership();
+        if leadership.is_leader { Ok(leadership) } else { Err(AppendError::NotLeader { leader: leadership.leader }) }
+    }
+
+    fn reserve(&self, bytes: usize) -> Result<Reserved, AppendError> {
+        let pending = self.inner.pending_bytes.clone();
+        let reserved = Reserved { bytes, pending };
+        if reserved.pending.fetch_add(bytes, Ordering::Relaxed) + bytes > PENDING_BYTES_MAX {
+            Err(AppendError::Overloaded)
+        } else {
+            Ok(reserved)
+        }
+    }
+
+    fn propose(&self, kind: FrameKind, append_time_us: i64, payload: Bytes) -> oneshot::Receiver<ClientWriteResult<Types>> {
+        self.inner.group.submit(Proposal { kind, append_time_us, payload, batch: None })
+    }
+
+    /// Submits batches of the home region at the offsets, epochs and append times they carry; the first must continue this log exactly.
+    /// Batches this log already holds are skipped.
+    pub fn append_mirrored(&self, batches: Vec<StoredBatch>) -> BoxFuture<'static, Result<Appended, AppendError>> {
+        self.submit_mirrored(batches).unwrap_or_else(|error| std::future::ready(Err(error)).boxed())
+    }
+
+    fn submit_mirrored(&self, batches: Vec<StoredBatch>) -> Result<BoxFuture<'static, Result<Appended, AppendError>>, AppendError> {
+        self.leading()?;
+        let reserved = self.reserve(batches.iter().map(|batch| batch.bytes.len()).sum())?;
+        // The term, not the Kafka-visible epoch: the latter also rises with the batches themselves.
+        let term = self.inner.group.applied().borrow().term as i32;
+        let mut submitted = lock(&self.inner.submitted);
+        // A leader that has applied an entry of its own term has the whole committed log, and nothing of others behind it.
+        let mut end = submitted.filter(|(since, _)| *since == term).map_or_else(|| self.log_end_offset(), |(_, end)| end);
+        let mut last = None;
+        for batch in batches {
+            let Some(header) = BatchHeader::decode(&batch.bytes) else { return Err(AppendError::NotContiguous { got: -1, end }) };
+            let next = header.base_offset.saturating_add(i64::from(header.last_offset_delta)).saturating_add(1);
+            if next <= end {
+                continue;
+            }
+            if header.base_offset != end {
+                return Err(AppendError::NotContiguous { got: header.base_offset, end });
+            }
+            last = Some(self.propose(FrameKind::Mirrored, batch.append_time_us, batch.bytes));
+            end = next;
+            *submitted = Some((term, end));
+        }
+        let Some(last) = last else {
+            let held = Appended { base_offset: end, last_offset: end - 1, duplicate: true };
+            return Ok(std::future::ready(Ok(held)).boxed());
+        };
+        // The last one continues the log only if all before it did.
+        let inner = self.inner.clone();
+        Ok(confirmed(last, reserved)
+            .inspect(move |result| {
+                if result.is_err() {
+                    *lock(&inner.submitted) = None
+                }
+            })
+            .boxed())
+    }
+
+    pub fn log_start_offset(&self) -> i64 {
+        self.inner.group.log().start_offset()
+    }
+    /// First offset not yet committed; readers see only what lies before it. Never goes back.
+    pub fn high_watermark(&self) -> i64 {
+        *self.inner.group.high_watermark().borrow()
+    }
+    pub fn watch_high_watermark(&self) -> watch::Receiver<i64> {
+        self.inner.group.high_watermark()
+    }
+    /// First offset not yet in this replica's log (committed or not).
+    pub fn log_end_offset(&self) -> i64 {
+        self.inner.group.log().next_offset()
+    }
+    /// Epoch and append time (µs) of the last *committed* batch; None in an empty log. The epoch is the batch's own.
+    pub fn last_committed(&self) -> Option<(i32, i64)> {
+        let applied = *self.inner.group.applied().borrow();
+        (applied.append_time_us > 0).then_some((applied.batch_epoch, applied.append_time_us))
+    }
+
+    /// Committed batches from the one that holds `offset` on, at most `bytes_max` in all, but the first always whole. Empty at the high watermark.
+    pub fn read(&self, offset: i64, bytes_max: usize) -> BoxFuture<'static, Result<Vec<StoredBatch>, ReadError>> {
+        let (start, end) = (self.log_start_offset(), self.high_watermark());
+        if !(start..=end).contains(&offset) {
+            return std::future::ready(Err(ReadError::OutOfRange { offset, start, end })).boxed();
+        }
+        self.look(move |log| if offset == end { Ok(Vec::new()) } else { log.read_batches(offset, end, bytes_max) })
+    }
+
+    /// First committed record whose timestamp is at or after `timestamp_ms`, exact to the record.
+    pub fn offset_for_timestamp(&self, timestamp_ms: i64) -> BoxFuture<'static, Result<Option<OffsetAt>, ReadError>> {
+        let end = self.high_watermark();
+        self.look(move |log| log.offset_for_timestamp(timestamp_ms, end))
+    }
+    /// The committed record with the greatest timestamp (ListOffsets −3).
+    pub fn offset_of_max_timestamp(&self) -> BoxFuture<'static, Result<Option<OffsetAt>, ReadError>> {
+        let end = self.high_watermark();
+        self.look(move |log| log.offset_of_max_timestamp(end))
+    }
+
+    fn look<T>(&self, question: impl FnOnce(&Log) -> std::io::Result<T> + Send + 'static) -> BoxFuture<'static, Result<T, ReadError>>
+    where
+        T: Send + 'static,
+    {
+        let log = self.inner.group.log().clone();
+        async move { question(&log).map_err(|error| ReadError::Storage(error.to_string())) }.boxed()
+    }
+
+    /// OffsetForLeaderEpoch: the largest batch epoch ≤ `epoch` and the offset where it ends; None when the log knows none.
+    pub fn end_offset_for_epoch(&self, epoch: i32) -> Option<(i32, i64)> {
+        self.inner.group.log().end_offset_for_epoch(epoch, self.high_watermark())
+    }
+
+    /// On a leader whose lease holds: no later commit will carry an append time at or before this one (µs). None elsewhere. Ask for it
+    /// *before* the high watermark it shall vouch for. Holds across a change of leader as long as the clocks of a region differ by less
+    /// than an election timeout.
+    pub fn closed_time_us(&self) -> Option<i64> {
+        let group = &self.inner.group;
+        if !group.holds_lease() {
+            return None;
+        }
+        let closed = group.log().close_time();
+        // What is appended but not committed carries times before it.
+        if group.log().next_offset() <= self.high_watermark() { Some(closed) } else { self.last_committed().map(|(_, time)| time) }
+    }
+
+    /// Hands leadership to another in-sync replica; resolves when another leads or after the deadline of the attempt.
+    pub fn transfer_leadership(&self) -> BoxFuture<'static, bool> {
+        let group = self.inner.group.clone();
+        async move { group.transfer(TRANSFER_DEADLINE).await }.boxed()
+    }
+
+    /// Replicas that have all but the newest entries, as the leader knows (itself included); on followers, all voters.
+    pub fn in_sync_replicas(&self) -> Vec<NodeId> {
+        self.inner.group.in_sync(IN_SYNC_ENTRIES_MAX)
+    }
+    /// Bytes of this replica's log on disk.
+    pub fn size_bytes(&self) -> u64 {
+        self.inner.group.log().size_bytes()
+    }
+}
+
+/// Waits for the commit of one proposal.
+async fn confirmed(outcome: oneshot::Receiver<ClientWriteResult<Types>>, reserved: Reserved) -> Result<Appended, AppendError> {
+    let outcome = tokio::time::timeout(APPEND_DEADLINE, outcome).await;
+    drop(reserved);
+    match outcome {
+        Err(_) => Err(AppendError::Timeout),
+        Ok(Err(_)) => Err(AppendError::Storage("the partition has stopped".to_owned())),
+        Ok(Ok(Err(ClientWriteError::ForwardToLeader(to) | ClientWriteError::LogEntryDiscarded(to)))) => {
+            Err(AppendError::NotLeader { leader: to.leader_id })
+        }
+        Ok(Ok(Err(error))) => Err(AppendError::Storage(error.to_string())),
+        Ok(Ok(Ok(response))) => match response.data {
+            Outcome::Batch { base_offset, last_offset } => Ok(Appended { base_offset, last_offset, duplicate: false }),
+            Outcome::Nothing | Outcome::Answer(_) => Err(AppendError::NotContiguous { got: -1, end: -1 }),
+        },
+    }
+}

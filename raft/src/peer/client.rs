@@ -1,0 +1,259 @@
+//! The dialling half: one connection to every other node of the region, kept open, with any number of questions in flight.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncWriteExt, BufWriter};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+
+use super::frame::{self, Kind, Reader, Request};
+use super::identity;
+use crate::env::{Env, Stream};
+use crate::node::PeerTls;
+use crate::{GroupId, NodeId};
+
+/// Pause between attempts to connect.
+const REDIAL: Duration = Duration::from_millis(100);
+const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
+/// Small frames gathered before a write.
+const WRITE_BUFFER_BYTES: usize = 64 << 10;
+/// Requests and bytes that may wait for one peer before new ones are refused.
+const QUEUED_REQUESTS_MAX: usize = 1 << 16;
+const QUEUED_BYTES_MAX: u64 = 256 << 20;
+/// The status byte of answers.
+pub(crate) const STATUS_OK: u8 = 0;
+
+type Waiting = HashMap<u64, oneshot::Sender<io::Result<Bytes>>>;
+
+/// Connections to all other nodes. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Peers {
+    peers: Arc<BTreeMap<NodeId, Arc<Peer>>>,
+}
+
+#[derive(Debug)]
+struct Peer {
+    queue: mpsc::UnboundedSender<(u64, Request)>,
+    queued_bytes: Arc<AtomicU64>,
+    state: Arc<Shared>,
+    next: AtomicU64,
+    task: tokio::task::AbortHandle,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    waiting: Mutex<Waiting>,
+    connected: AtomicBool,
+    heard: Mutex<Option<Instant>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn not_connected() -> io::Error {
+    io::ErrorKind::NotConnected.into()
+}
+
+impl Peers {
+    /// Starts dialling every address.
+    pub fn start(env: &Env, tls: Option<&PeerTls>, addresses: &BTreeMap<NodeId, String>) -> Peers {
+        let peers = addresses.iter().map(|(&node, address)| {
+            let (queue, requests) = mpsc::unbounded_channel();
+            let state = Arc::new(Shared::default());
+            let queued_bytes = Arc::new(AtomicU64::new(0));
+            let dialler = Dialler {
+                env: env.clone(),
+                tls: tls.cloned(),
+                node,
+                address: address.clone(),
+                state: state.clone(),
+                queued_bytes: queued_bytes.clone(),
+            };
+            let task = tokio::spawn(dialler.run(requests)).abort_handle();
+            (node, Arc::new(Peer { queue, queued_bytes, state, next: AtomicU64::new(1), task }))
+        });
+        Peers { peers: Arc::new(peers.collect()) }
+    }
+
+    /// Asks one peer. The request is queued in the call, so that calls made in order are sent in order; while there is no connection it fails at once.
+    pub fn call(&self, node: NodeId, request: Request, deadline: Duration) -> BoxFuture<'static, io::Result<Bytes>> {
+        let Some(peer) = self.peers.get(&node).cloned() else {
+            return std::future::ready(Err(not_connected())).boxed();
+        };
+        let (sender, answer) = oneshot::channel();
+        let number = match peer.queue(request, Some(sender)) {
+            Ok(number) => number,
+            Err(error) => return std::future::ready(Err(error)).boxed(),
+        };
+        async move {
+            match tokio::time::timeout(deadline, answer).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(_)) => Err(not_connected()),
+                Err(_) => {
+                    lock(&peer.state.waiting).remove(&number);
+                    Err(io::ErrorKind::TimedOut.into())
+                }
+            }
+        }
+        .boxed()
+    }
+
+    /// Tells every connected peer; no answer.
+    pub fn tell_all(&self, kind: Kind, body: &Bytes) {
+        for peer in self.peers.values() {
+            // Whoever is not connected is told again once it is.
+            let _ = peer.queue(Request { kind, group: GroupId::CONTROLLER, body: vec![body.clone()] }, None);
+        }
+    }
+
+    /// Peers that answered something within `window`.
+    pub fn heard_within(&self, window: Duration) -> Vec<NodeId> {
+        let alive = |peer: &Arc<Peer>| lock(&peer.state.heard).is_some_and(|at| at.elapsed() <= window);
+        self.peers.iter().filter(|(_, peer)| alive(peer)).map(|(node, _)| *node).collect()
+    }
+
+    pub fn is_connected(&self, node: NodeId) -> bool {
+        self.peers.get(&node).is_some_and(|peer| peer.state.connected.load(Ordering::Relaxed))
+    }
+
+    pub fn stop(&self) {
+        self.peers.values().for_each(|peer| peer.task.abort());
+    }
+}
+
+impl Peer {
+    fn queue(&self, request: Request, answer: Option<oneshot::Sender<io::Result<Bytes>>>) -> io::Result<u64> {
+        let bytes = request.bytes() as u64;
+        if !self.state.connected.load(Ordering::Relaxed) {
+            return Err(not_connected());
+        }
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut waiting = lock(&self.state.waiting);
+        if waiting.len() >= QUEUED_REQUESTS_MAX || self.queued_bytes.load(Ordering::Relaxed) + bytes > QUEUED_BYTES_MAX {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        if let Some(answer) = answer {
+            waiting.insert(number, answer);
+        }
+        self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.queue.send((number, request)).map_err(|_| not_connected())?;
+        Ok(number)
+    }
+}
+
+struct Dialler {
+    env: Env,
+    tls: Option<PeerTls>,
+    node: NodeId,
+    address: String,
+    state: Arc<Shared>,
+    queued_bytes: Arc<AtomicU64>,
+}
+
+impl Dialler {
+    async fn run(self, mut requests: mpsc::UnboundedReceiver<(u64, Request)>) {
+        let mut said = String::new();
+        loop {
+            let result = match tokio::time::timeout(CONNECT_DEADLINE, self.connect()).await {
+                Ok(Ok(stream)) => {
+                    tracing::debug!(node = self.node, "peer connected");
+                    said.clear();
+                    self.state.connected.store(true, Ordering::Relaxed);
+                    self.converse(stream, &mut requests).await
+                }
+                Ok(Err(error)) => error,
+                Err(_) => io::ErrorKind::TimedOut.into(),
+            };
+            let text = result.to_string();
+            if text != said {
+                tracing::info!(node = self.node, address = self.address, error = text, "no connection to peer; dialling on");
+                said = text;
+            }
+            self.state.connected.store(false, Ordering::Relaxed);
+            // Whatever was queued before the flag fell will never be sent.
+            while let Ok((_, request)) = requests.try_recv() {
+                self.queued_bytes.fetch_sub(request.bytes() as u64, Ordering::Relaxed);
+            }
+            lock(&self.state.waiting).clear();
+            tokio::time::sleep(REDIAL).await;
+        }
+    }
+
+    async fn connect(&self) -> io::Result<Box<dyn Stream>> {
+        let stream = self.env.net.connect(&self.address).await?;
+        let Some(tls) = &self.tls else { return Ok(stream) };
+        let host = self.address.rsplit_once(':').map_or(&*self.address, |(host, _)| host).trim_matches(['[', ']']).to_owned();
+        let name = ServerName::try_from(host).map_err(io::Error::other)?;
+        let stream = TlsConnector::from(tls.client.clone()).connect(name, stream).await?;
+        if identity::node_of(stream.get_ref().1.peer_certificates(), &tls.identity_prefix) != Some(self.node) {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the certificate names another node"));
+        }
+        Ok(Box::new(stream))
+    }
+
+    /// Sends and receives until either fails.
+    async fn converse(&self, stream: Box<dyn Stream>, requests: &mut mpsc::UnboundedReceiver<(u64, Request)>) -> io::Error {
+        let (reader, writer) = tokio::io::split(stream);
+        tokio::select! {
+            result = self.receive(Reader::new(reader)) => result,
+            result = self.send(BufWriter::with_capacity(WRITE_BUFFER_BYTES, writer), requests) => result,
+        }
+        .err()
+        .unwrap_or_else(not_connected)
+    }
+
+    async fn receive(&self, mut reader: Reader<impl tokio::io::AsyncRead + Unpin>) -> io::Result<()> {
+        loop {
+            let mut frame = reader.next().await?;
+            *lock(&self.state.heard) = Some(Instant::now());
+            if frame.kind != Kind::Answer || frame.body.is_empty() {
+                return Err(frame::malformed());
+            }
+            let status = frame.body.split_to(1)[0];
+            if let Some(waiting) = lock(&self.state.waiting).remove(&frame.request) {
+                let answer = if status == STATUS_OK {
+                    Ok(frame.body)
+                } else {
+                    Err(io::Error::other(String::from_utf8_lossy(&frame.body).into_owned()))
+                };
+                // The asker may have given up.
+                let _ = waiting.send(answer);
+            }
+        }
+    }
+
+    async fn send(
+        &self,
+        mut writer: BufWriter<impl tokio::io::AsyncWrite + Unpin>,
+        requests: &mut mpsc::UnboundedReceiver<(u64, Request)>,
+    ) -> io::Result<()> {
+        while let Some((number, request)) = requests.recv().await {
+            self.write(&mut writer, number, request).await?;
+            while let Ok((number, request)) = requests.try_recv() {
+                self.write(&mut writer, number, request).await?;
+            }
+            writer.flush().await?;
+        }
+        Ok(())
+    }
+
+    async fn write(&self, writer: &mut BufWriter<impl tokio::io::AsyncWrite + Unpin>, number: u64, request: Request) -> io::Result<()> {
+        let bytes = request.bytes();
+        self.queued_bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
+        writer.write_all(&frame::head(request.kind, number, request.group, bytes)).await?;
+        for part in &request.body {
+            writer.write_all(part).await?;
+        }
+        Ok(())
+    }
+}

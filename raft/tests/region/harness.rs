@@ -1,0 +1,302 @@
+//! Three nodes, each on a runtime and in a folder of its own.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use meridian_raft::batch::records::{Record, decode, encode};
+use meridian_raft::batch::{Batch, BatchHeader};
+use meridian_raft::control::{Control, Machine, ProposeError};
+use meridian_raft::env::Env;
+use meridian_raft::node::{Node, NodeConfig, NodeError, PeerTls, Timing};
+use meridian_raft::partition::{AppendError, Appended, Partition, PartitionSettings, PartitionSpec, StoredBatch};
+use meridian_raft::{GroupId, NodeId};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::runtime::Runtime;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const GROUP: GroupId = GroupId { topic: uuid::Uuid::from_u128(42), partition: 3 };
+
+/// Remembers every command in order.
+#[derive(Debug, Default)]
+struct Journal(Mutex<Vec<Vec<u8>>>);
+
+impl Machine for Journal {
+    fn apply(&self, _index: u64, command: &[u8]) -> Vec<u8> {
+        let mut journal = self.0.lock().expect("no panic in apply");
+        journal.push(command.to_vec());
+        [&[journal.len() as u8], command].concat()
+    }
+}
+
+struct Running {
+    runtime: Runtime,
+    node: Node,
+    partition: Partition,
+    control: Control,
+    journal: Arc<Journal>,
+}
+
+pub struct Region {
+    authority: Authority,
+    addresses: BTreeMap<NodeId, SocketAddr>,
+    folders: BTreeMap<NodeId, tempfile::TempDir>,
+    running: BTreeMap<NodeId, Running>,
+    mirror: bool,
+}
+
+/// A certificate authority that lives as long as a test.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    root: CertificateDer<'static>,
+}
+
+impl Authority {
+    fn new() -> Authority {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let root = params.self_signed(&key).expect("a root").der().clone();
+        Authority { issuer: Issuer::new(params, key), root }
+    }
+
+    fn tls(&self, region: &str, node: NodeId) -> PeerTls {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+        let uri = format!("spiffe://test/region/{region}/node/{node}");
+        params.subject_alt_names = vec![SanType::URI(uri.try_into().expect("ascii")), SanType::IpAddress(Ipv4Addr::LOCALHOST.into())];
+        let chain = vec![params.signed_by(&key, &self.issuer).expect("a certificate").der().clone()];
+        let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.root.clone()).expect("a root");
+        let roots = Arc::new(roots);
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier =
+            rustls::server::WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build().expect("a verifier");
+        let mut server = rustls::ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("TLS 1.3")
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain.clone(), key.clone_key())
+            .expect("a server");
+        server.send_tls13_tickets = 0;
+        server.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        let client = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("TLS 1.3")
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key)
+            .expect("a client");
+        PeerTls { server: Arc::new(server), client: Arc::new(client), identity_prefix: format!("spiffe://test/region/{region}/") }
+    }
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).expect("a free port")
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
+}
+
+impl Region {
+    pub fn start() -> Region {
+        Region::start_as(false)
+    }
+
+    pub fn start_mirror() -> Region {
+        Region::start_as(true)
+    }
+
+    fn start_as(mirror: bool) -> Region {
+        let addresses = (1..=3).map(|node| (node, free_address())).collect();
+        let folders = (1..=3).map(|node| (node, tempfile::tempdir().expect("a folder"))).collect();
+        let mut region = Region { authority: Authority::new(), addresses, folders, running: BTreeMap::new(), mirror };
+        for node in 1..=3 {
+            region.restart(node);
+        }
+        region
+    }
+
+    fn config(&self, folder: NodeId, node_id: NodeId, region: &str) -> NodeConfig {
+        NodeConfig {
+            node_id,
+            data_dir: self.folders[&folder].path().to_owned(),
+            peer_listen: self.addresses[&node_id],
+            peers: self.addresses.iter().map(|(node, address)| (*node, address.to_string())).collect(),
+            tls: Some(self.authority.tls(region, node_id)),
+            timing: Timing { heartbeat_ms: 100, election_min_ms: 300, election_max_ms: 600 },
+            fsync: true,
+        }
+    }
+
+    pub fn start_on(&mut self, folder: NodeId, node_id: NodeId) -> Result<(), NodeError> {
+        let config = self.config(folder, node_id, "here");
+        let runtime = runtime();
+        let journal = Arc::new(Journal::default());
+        let machine = journal.clone();
+        let spec = PartitionSpec {
+            id: GROUP,
+            replicas: vec![1, 2, 3],
+            mirror: self.mirror,
+            settings: PartitionSettings { segment_bytes: 1 << 20 },
+        };
+        let (node, control, partition) = runtime.block_on(async move {
+            let node = Node::start(Env::real(), config).await?;
+            let control = node.open_controller(machine).await?;
+            let partition = node.open_partition(spec).await?;
+            Ok::<_, NodeError>((node, control, partition))
+        })?;
+        self.running.insert(node_id, Running { runtime, node, partition, control, journal });
+        Ok(())
+    }
+
+    pub fn restart(&mut self, node: NodeId) {
+        self.start_on(node, node).expect("a node");
+    }
+
+    pub fn kill(&mut self, node: NodeId) {
+        let Running { runtime, .. } = self.running.remove(&node).expect("a running node");
+        runtime.shutdown_background();
+        // The port is free once the tasks are gone.
+        std::thread::sleep(Duration::from_millis(100));
+    }
+
+    pub fn stop(&mut self, node: NodeId) {
+        let running = self.running.remove(&node).expect("a running node");
+        running.runtime.block_on(running.node.shutdown());
+    }
+
+    pub fn nodes(&self) -> Vec<NodeId> {
+        self.running.keys().copied().collect()
+    }
+
+    pub fn partition(&self, node: NodeId) -> &Partition {
+        &self.running[&node].partition
+    }
+
+    /// The node that leads the partition, once one does.
+    pub fn leader(&self) -> NodeId {
+        let begun = Instant::now();
+        loop {
+            if let Some((node, _)) = self.running.iter().find(|(_, running)| running.partition.leadership().is_leader) {
+                return *node;
+            }
+            assert!(begun.elapsed() < PATIENCE, "nobody leads");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub fn append(&self, node: NodeId, batch: Batch) -> Result<Appended, AppendError> {
+        let running = &self.running[&node];
+        let append = running.partition.append(batch);
+        running.runtime.block_on(async { tokio::time::timeout(PATIENCE, append).await.unwrap_or(Err(AppendError::Timeout)) })
+    }
+
+    pub fn append_mirrored(&self, node: NodeId, batches: Vec<StoredBatch>) -> Result<Appended, AppendError> {
+        let running = &self.running[&node];
+        running.runtime.block_on(running.partition.append_mirrored(batches))
+    }
+
+    /// Everything committed that this node holds.
+    pub fn read(&self, node: NodeId) -> Vec<StoredBatch> {
+        let running = &self.running[&node];
+        running.runtime.block_on(running.partition.read(0, usize::MAX)).expect("readable")
+    }
+
+    pub fn wait_for_offset(&self, node: NodeId, offset: i64) {
+        let running = &self.running[&node];
+        let mut watermark = running.partition.watch_high_watermark();
+        let reached = async { tokio::time::timeout(PATIENCE, watermark.wait_for(|now| *now >= offset)).await.map(|_| ()) };
+        running.runtime.block_on(reached).expect("the replica catches up");
+    }
+
+    pub fn propose(&self, node: NodeId, command: Vec<u8>) -> Result<Vec<u8>, ProposeError> {
+        let running = &self.running[&node];
+        running.runtime.block_on(running.control.propose(command))
+    }
+
+    /// The commands this node's machine has applied, once there are `count`.
+    pub fn commands(&self, node: NodeId, count: usize) -> Vec<Vec<u8>> {
+        let begun = Instant::now();
+        loop {
+            let commands = self.running[&node].journal.0.lock().expect("no panic in apply").clone();
+            if commands.len() >= count {
+                return commands;
+            }
+            assert!(begun.elapsed() < PATIENCE, "node {node} applied {} of {count} commands", commands.len());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub fn delete(&self, node: NodeId) {
+        let running = &self.running[&node];
+        running.runtime.block_on(running.node.delete_partition(GROUP)).expect("deleted");
+    }
+
+    pub fn has_log_files(&self, node: NodeId) -> bool {
+        self.folders[&node].path().join("logs").join(format!("{}-{}", GROUP.topic, GROUP.partition)).exists()
+    }
+}
+
+/// Somebody with a certificate of the same authority, but for another region.
+pub struct Strangers {
+    tls: PeerTls,
+    addresses: BTreeMap<NodeId, SocketAddr>,
+}
+
+impl Strangers {
+    pub fn new(region: &Region) -> Strangers {
+        Strangers { tls: region.authority.tls("elsewhere", 2), addresses: region.addresses.clone() }
+    }
+
+    /// The connection is closed without a byte of an answer.
+    pub fn is_refused_by(&self, node: NodeId) -> bool {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        runtime().block_on(async {
+            let stream = tokio::net::TcpStream::connect(self.addresses[&node]).await.expect("a listener");
+            let connector = tokio_rustls::TlsConnector::from(self.tls.client.clone());
+            let name = rustls::pki_types::ServerName::from(std::net::IpAddr::from(Ipv4Addr::LOCALHOST));
+            let Ok(mut stream) = connector.connect(name, stream).await else { return true };
+            // A pre-vote with an empty body: an admitted peer is answered with a complaint.
+            let mut frame = vec![0, 0, 0, 29, 3];
+            frame.extend([0; 28]);
+            let _ = stream.write_all(&frame).await;
+            let mut byte = [0];
+            matches!(tokio::time::timeout(PATIENCE, stream.read(&mut byte)).await, Ok(Ok(0) | Err(_)))
+        })
+    }
+}
+
+/// A batch whose records all carry `number`.
+pub fn batch(number: u32, count: usize) -> Batch {
+    let record = Record { key: None, value: Bytes::copy_from_slice(&number.to_be_bytes()), timestamp_ms: i64::from(number) };
+    encode(&vec![record; count]).expect("a batch")
+}
+
+/// The same, of producer 7 with a sequence.
+pub fn idempotent(number: u32, count: usize, sequence: i32) -> Batch {
+    let mut bytes = BytesMut::from(&batch(number, count).bytes()[..]);
+    bytes[43..51].copy_from_slice(&7i64.to_be_bytes());
+    bytes[51..53].copy_from_slice(&0i16.to_be_bytes());
+    bytes[53..57].copy_from_slice(&sequence.to_be_bytes());
+    let crc = crc32c::crc32c(&bytes[21..]);
+    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+    Batch::validate(bytes.freeze()).expect("a batch")
+}
+
+/// One number per batch; checks that offsets are dense.
+pub fn values(batches: &[StoredBatch]) -> Vec<u32> {
+    let mut next = 0;
+    let value = |stored: &StoredBatch| {
+        let header = BatchHeader::decode(&stored.bytes).expect("a header");
+        assert_eq!(header.base_offset, next);
+        next += i64::from(header.last_offset_delta) + 1;
+        let records = decode(&Batch::from_stored(stored.bytes.clone()).expect("a batch")).expect("records");
+        u32::from_be_bytes(records[0].value[..].try_into().expect("four bytes"))
+    };
+    batches.iter().map(value).collect()
+}
