@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 use meridian_chaos::check::{Verdict, judge, tally};
 use meridian_chaos::history::{HistoryError, parse};
-use meridian_chaos::sim::{Mutations, Reached, simulate};
+use meridian_chaos::sim::{Broken, Mutations, log, region};
 
 #[derive(Debug, Parser)]
 #[command(name = "meridian-chaos", version, about = "Proves, or refutes, what a mesh promises")]
@@ -41,10 +41,21 @@ enum Command {
         /// Seeds from A up to, not including, B
         #[arg(long, value_name = "A..B", default_value = "0..50", value_parser = parse_seeds)]
         seeds: Range<u64>,
-        /// Break the log on purpose: acknowledge without fsync. The simulator must then find a loss
+        /// What to simulate
+        #[arg(long, value_enum, default_value_t = World::Region)]
+        world: World,
+        /// Break it on purpose: acknowledge without fsync. The simulator must then find a loss
         #[arg(long)]
         no_fsync: bool,
     },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum World {
+    /// Three nodes: power cuts, network cuts, one partition
+    Region,
+    /// The partition log of one node: power cuts, torn tails, failing syncs, truncation
+    Log,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -56,32 +67,55 @@ enum Format {
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Check { history, acked_min, examples, format } => check(&history, acked_min, examples, format),
-        Command::Sim { seed, seeds, no_fsync } => sim(seed.map_or(seeds, |seed| seed..seed.saturating_add(1)), Mutations { no_fsync }),
+        Command::Sim { seed, seeds, world, no_fsync } => {
+            let seeds = seed.map_or(seeds, |seed| seed..seed.saturating_add(1));
+            sim(world, seeds, Mutations { no_fsync })
+        }
     }
 }
 
-fn sim(seeds: Range<u64>, mutations: Mutations) -> ExitCode {
-    let mut reached = Reached::default();
+fn sim(world: World, seeds: Range<u64>, mutations: Mutations) -> ExitCode {
     let count = seeds.end.saturating_sub(seeds.start);
-    let mut trace = 0;
-    for seed in seeds {
-        match simulate(seed, mutations) {
-            Ok(outcome) => {
-                reached.add(&outcome.reached);
-                trace = outcome.trace;
-            }
-            Err(broken) => {
-                println!("{broken}");
-                return ExitCode::FAILURE;
-            }
+    let result = match world {
+        World::Region => region_seeds(seeds, mutations),
+        World::Log => log_seeds(seeds, mutations),
+    };
+    let (trace, reached, missing) = match result {
+        Ok(held) => held,
+        Err(broken) => {
+            println!("{broken}");
+            return ExitCode::FAILURE;
         }
-    }
-    println!("{count} seeds hold; trace of the last {trace:08x}; reached {}", serde_json::json!(reached));
-    if count > 20 && !reached.missing().is_empty() {
-        println!("proves nothing: never reached {}", reached.missing().join(", "));
+    };
+    println!("{count} seeds hold; trace of the last {trace:08x}; reached {reached}");
+    if count > 20 && !missing.is_empty() {
+        println!("proves nothing: never reached {}", missing.join(", "));
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
+}
+
+/// Trace of the last seed, what all together reached, and what they never did.
+type Held = (u32, serde_json::Value, Vec<&'static str>);
+
+fn region_seeds(seeds: Range<u64>, mutations: Mutations) -> Result<Held, Broken> {
+    let (mut reached, mut trace) = (region::Reached::default(), 0);
+    for seed in seeds {
+        let outcome = region::simulate(seed, mutations)?;
+        reached.add(&outcome.reached);
+        trace = outcome.trace;
+    }
+    Ok((trace, serde_json::json!(reached), reached.missing()))
+}
+
+fn log_seeds(seeds: Range<u64>, mutations: Mutations) -> Result<Held, Broken> {
+    let (mut reached, mut trace) = (log::Reached::default(), 0);
+    for seed in seeds {
+        let outcome = log::simulate(seed, mutations)?;
+        reached.add(&outcome.reached);
+        trace = outcome.trace;
+    }
+    Ok((trace, serde_json::json!(reached), reached.missing()))
 }
 
 /// `A..B` with A < B.

@@ -2,7 +2,7 @@
 //!
 //! A failed write or sync is final: every later job is answered with the error, because what a second sync would report is not to be believed.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -55,7 +55,7 @@ pub struct Writer {
 
 #[derive(Debug)]
 struct Shared {
-    meta: Mutex<HashMap<Vec<u8>, Vec<u8>>>,
+    meta: Mutex<BTreeMap<Vec<u8>, Vec<u8>>>,
     stats: Mutex<WriterStats>,
 }
 
@@ -352,12 +352,12 @@ fn decode_meta(bytes: &[u8]) -> Option<MetaFrame<'_>> {
     Some((key, (word(8) != META_DELETED).then_some(value), rest))
 }
 
-type OpenMeta = (HashMap<Vec<u8>, Vec<u8>>, Arc<dyn File>, u64);
+type OpenMeta = (BTreeMap<Vec<u8>, Vec<u8>>, Arc<dyn File>, u64);
 
 fn open_meta(disk: &dyn Disk, dir: &Path) -> io::Result<OpenMeta> {
     disk.create_dir_all(dir)?;
     let path: PathBuf = dir.join("meta.log");
-    let mut values = HashMap::new();
+    let mut values = BTreeMap::new();
     if disk.exists(&path) {
         let file = disk.open(&path, false)?;
         let mut bytes = vec![0; usize::try_from(file.len()?).map_err(io::Error::other)?];

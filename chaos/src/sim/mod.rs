@@ -1,13 +1,9 @@
-//! Deterministic simulation: one seed is one run, with its own chance, clock and disk. Same seed, same trace.
+//! Deterministic simulation: one seed is one run, with its own chance, clock, disk and network. Same seed, same trace.
 //!
-//! So far the simulated thing is a partition's log on one node: appends, reads, truncations, power cuts that forget what was not synced
-//! (with torn tails) and disks that stop syncing. Oracle: whatever was acknowledged is there after any power cut, byte for byte, at the
-//! same offset; offsets are dense; nothing is there that was not appended; nothing is acknowledged after a failed sync.
+//! [`region`] is three whole nodes on a simulated network, [`log`] the partition log of one node, cut off from all else.
 
-mod model;
-mod run;
-
-pub use run::simulate;
+pub mod log;
+pub mod region;
 
 /// What may be broken on purpose, so that the oracle shows that it can fail.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -16,65 +12,12 @@ pub struct Mutations {
     pub no_fsync: bool,
 }
 
-/// How often a run reached what it is there to reach: a run that met no danger proves nothing.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Reached {
-    pub appends: u64,
-    pub acknowledged: u64,
-    pub power_cuts: u64,
-    /// Power cuts that took entries away which nobody had been promised.
-    pub unacknowledged_lost: u64,
-    /// Power cuts that tore an un-synced tail and yet left unacknowledged entries whole.
-    pub unacknowledged_kept: u64,
-    pub truncations: u64,
-    pub failed_syncs: u64,
-    pub segments_rolled: u64,
-}
-
-/// A run's end: what it reached, and a digest of everything that happened, in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub struct Outcome {
-    pub seed: u64,
-    pub trace: u32,
-    pub reached: Reached,
-}
-
 /// A broken promise, with the seed that shows it again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("seed {seed}, step {step}: {what} (again with: meridian-chaos sim --seed {seed})")]
+#[error("seed {seed}, step {step}: {what} (again with: meridian-chaos sim --world {world} --seed {seed})")]
 pub struct Broken {
+    pub world: &'static str,
     pub seed: u64,
     pub step: u64,
     pub what: String,
 }
-
-impl Reached {
-    /// Adds another run's counts.
-    pub fn add(&mut self, other: &Reached) {
-        self.appends += other.appends;
-        self.acknowledged += other.acknowledged;
-        self.power_cuts += other.power_cuts;
-        self.unacknowledged_lost += other.unacknowledged_lost;
-        self.unacknowledged_kept += other.unacknowledged_kept;
-        self.truncations += other.truncations;
-        self.failed_syncs += other.failed_syncs;
-        self.segments_rolled += other.segments_rolled;
-    }
-
-    /// Names of the dangerous states that were never reached.
-    pub fn missing(&self) -> Vec<&'static str> {
-        let states = [
-            ("acknowledged", self.acknowledged),
-            ("power_cuts", self.power_cuts),
-            ("unacknowledged_lost", self.unacknowledged_lost),
-            ("unacknowledged_kept", self.unacknowledged_kept),
-            ("truncations", self.truncations),
-            ("failed_syncs", self.failed_syncs),
-            ("segments_rolled", self.segments_rolled),
-        ];
-        states.into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests;

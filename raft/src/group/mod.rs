@@ -326,6 +326,7 @@ impl Observer {
             let seen = *applied.borrow();
             let applied_matters = applied.wait_for(|now| now.term != seen.term || (self.mirror && now.batch_epoch != seen.batch_epoch));
             tokio::select! {
+                biased;
                 changed = server.changed() => if changed.is_err() { return },
                 changed = applied_matters => if changed.is_err() { return },
             }

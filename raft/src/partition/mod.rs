@@ -159,7 +159,11 @@ impl Partition {
         let header = *batch.header();
         // Held until the batch is in the queue, so that sequences and queue agree on the order.
         let mut producers = lock(&self.inner.producers);
-        match producers.judge(&header, leadership.epoch)? {
+        let verdict = producers.judge(&header, leadership.epoch).map_err(|refused| {
+            // Another node may lead by now and know better; refusing for good is only for a leader that is sure to be one.
+            if self.inner.group.holds_lease() { refused } else { AppendError::NotLeader { leader: None } }
+        })?;
+        match verdict {
             Verdict::Committed(appended) => return Ok(std::future::ready(Ok(appended)).boxed()),
             Verdict::InProgress(pending) => {
                 return Ok(pending.map(|result| result.map(|appended| Appended { duplicate: true, ..appended })).boxed());

@@ -1,6 +1,6 @@
 //! The dialling half: one connection to every other node of the region, kept open, with any number of questions in flight.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +24,8 @@ use crate::{GroupId, NodeId};
 /// Pause between attempts to connect.
 const REDIAL: Duration = Duration::from_millis(100);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
+/// A connection on which questions were sent and nothing came back for this long is dead, whatever TCP still hopes.
+const SILENCE_MAX: Duration = Duration::from_millis(1500);
 /// Small frames gathered before a write.
 const WRITE_BUFFER_BYTES: usize = 64 << 10;
 /// Requests and bytes that may wait for one peer before new ones are refused.
@@ -32,7 +34,8 @@ const QUEUED_BYTES_MAX: u64 = 256 << 20;
 /// The status byte of answers.
 pub(crate) const STATUS_OK: u8 = 0;
 
-type Waiting = HashMap<u64, oneshot::Sender<io::Result<Bytes>>>;
+/// Ordered, so that a lost connection fails its askers in one order, in simulation too.
+type Waiting = BTreeMap<u64, oneshot::Sender<io::Result<Bytes>>>;
 
 /// Connections to all other nodes. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -54,6 +57,8 @@ struct Shared {
     waiting: Mutex<Waiting>,
     connected: AtomicBool,
     heard: Mutex<Option<Instant>>,
+    /// Questions sent since anything was heard.
+    unheard: AtomicU64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -144,6 +149,7 @@ impl Peer {
         }
         if let Some(answer) = answer {
             waiting.insert(number, answer);
+            self.state.unheard.fetch_add(1, Ordering::Relaxed);
         }
         self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.queue.send((number, request)).map_err(|_| not_connected())?;
@@ -185,6 +191,7 @@ impl Dialler {
                 self.queued_bytes.fetch_sub(request.bytes() as u64, Ordering::Relaxed);
             }
             lock(&self.state.waiting).clear();
+            self.state.unheard.store(0, Ordering::Relaxed);
             tokio::time::sleep(REDIAL).await;
         }
     }
@@ -205,17 +212,31 @@ impl Dialler {
     async fn converse(&self, stream: Box<dyn Stream>, requests: &mut mpsc::UnboundedReceiver<(u64, Request)>) -> io::Error {
         let (reader, writer) = tokio::io::split(stream);
         tokio::select! {
+            biased;
             result = self.receive(Reader::new(reader)) => result,
             result = self.send(BufWriter::with_capacity(WRITE_BUFFER_BYTES, writer), requests) => result,
+            silence = self.watch_silence() => Err(silence),
         }
         .err()
         .unwrap_or_else(not_connected)
+    }
+
+    async fn watch_silence(&self) -> io::Error {
+        let connected = Instant::now();
+        loop {
+            tokio::time::sleep(SILENCE_MAX / 4).await;
+            let since = lock(&self.state.heard).map_or(connected, |at| at.max(connected));
+            if self.state.unheard.load(Ordering::Relaxed) > 0 && since.elapsed() > SILENCE_MAX {
+                return io::Error::new(io::ErrorKind::TimedOut, "the peer does not answer");
+            }
+        }
     }
 
     async fn receive(&self, mut reader: Reader<impl tokio::io::AsyncRead + Unpin>) -> io::Result<()> {
         loop {
             let mut frame = reader.next().await?;
             *lock(&self.state.heard) = Some(Instant::now());
+            self.state.unheard.store(0, Ordering::Relaxed);
             if frame.kind != Kind::Answer || frame.body.is_empty() {
                 return Err(frame::malformed());
             }

@@ -84,6 +84,7 @@ async fn converse(node: NodeWeak, peer: Option<NodeId>, stream: Box<dyn Stream>)
     let (reader, writer) = tokio::io::split(stream);
     let (answers, outgoing) = mpsc::channel(ANSWERS_MAX);
     tokio::select! {
+        biased;
         result = receive(node, peer, Reader::new(reader), answers) => result,
         result = send(BufWriter::with_capacity(WRITE_BUFFER_BYTES, writer), outgoing) => result,
     }

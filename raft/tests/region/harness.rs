@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use meridian_raft::batch::records::{Record, decode, encode};
@@ -16,6 +16,7 @@ use meridian_raft::{GroupId, NodeId};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::runtime::Runtime;
+use tokio::time::Instant;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const GROUP: GroupId = GroupId { topic: uuid::Uuid::from_u128(42), partition: 3 };

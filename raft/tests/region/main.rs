@@ -94,7 +94,7 @@ fn without_a_majority_nothing_is_acknowledged() {
 fn a_graceful_stop_hands_leadership_over_before_it_ends() {
     let mut region = Region::start();
     let leader = region.leader();
-    let begun = std::time::Instant::now();
+    let begun = tokio::time::Instant::now();
     region.stop(leader);
     let next = region.leader();
     assert_ne!(next, leader);

@@ -15,7 +15,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::model::Model;
-use super::{Broken, Mutations, Outcome, Reached};
+use super::{Outcome, Reached};
+use crate::sim::{Broken, Mutations};
 
 const STEPS: u64 = 160;
 /// Small, so that a run rolls through many segments.
@@ -25,13 +26,13 @@ const LOG_DIR: &str = "/data/groups/flights-0";
 /// Runs one seed from beginning to end.
 pub fn simulate(seed: u64, mutations: Mutations) -> Result<Outcome, Broken> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    let runtime = runtime.map_err(|error| Broken { seed, step: 0, what: format!("no runtime: {error}") })?;
+    let runtime = runtime.map_err(|error| Broken { world: "log", seed, step: 0, what: format!("no runtime: {error}") })?;
     runtime.block_on(async {
-        let mut life = Life::begin(seed, mutations).map_err(|what| Broken { seed, step: 0, what })?;
+        let mut life = Life::begin(seed, mutations).map_err(|what| Broken { world: "log", seed, step: 0, what })?;
         for step in 0..STEPS {
-            life.step().await.map_err(|what| Broken { seed, step, what })?;
+            life.step().await.map_err(|what| Broken { world: "log", seed, step, what })?;
         }
-        life.power_cut().await.map_err(|what| Broken { seed, step: STEPS, what })?;
+        life.power_cut().await.map_err(|what| Broken { world: "log", seed, step: STEPS, what })?;
         Ok(Outcome { seed, trace: life.trace, reached: life.reached })
     })
 }

@@ -1,6 +1,7 @@
 //! The simulator's own promises: it finds nothing in the sound log, it is deterministic, and it finds what is broken on purpose.
 
 use super::*;
+use crate::sim::Mutations;
 
 const SEEDS: u64 = 60;
 

@@ -1,0 +1,133 @@
+//! What is known of a run, gathered while it happens, and the promises checked against it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use meridian_raft::NodeId;
+use meridian_raft::batch::records::decode;
+use meridian_raft::batch::{Batch, BatchHeader};
+use meridian_raft::partition::{Appended, Leadership, StoredBatch};
+
+use super::Reached;
+
+/// Everything observed, in order of simulated time.
+#[derive(Debug, Default)]
+pub(super) struct Oracle {
+    /// Every value ever handed to a partition.
+    sent: BTreeSet<u64>,
+    /// Value → offset, as first acknowledged.
+    acknowledged: BTreeMap<u64, i64>,
+    leaders: BTreeMap<i32, NodeId>,
+    pub reached: Reached,
+    pub trace: u32,
+    /// The first broken promise.
+    pub broken: Option<String>,
+}
+
+impl Oracle {
+    fn note(&mut self, values: &[u64]) {
+        for value in values {
+            self.trace = crc32c::crc32c_append(self.trace, &value.to_le_bytes());
+        }
+    }
+
+    fn breaks(&mut self, what: String) {
+        self.broken.get_or_insert(what);
+    }
+
+    pub fn sends(&mut self, value: u64) {
+        self.sent.insert(value);
+    }
+
+    pub fn acknowledges(&mut self, node: NodeId, value: u64, appended: Appended) {
+        self.note(&[1, node, value, appended.base_offset as u64]);
+        self.reached.acknowledged += 1;
+        self.reached.duplicates_recognised += u64::from(appended.duplicate);
+        let first = *self.acknowledged.entry(value).or_insert(appended.base_offset);
+        if first != appended.base_offset {
+            self.breaks(format!("value {value} was acknowledged at offset {first} and again at {}", appended.base_offset));
+        }
+    }
+
+    pub fn leaves_open(&mut self, node: NodeId, value: u64) {
+        self.note(&[2, node, value]);
+        self.reached.unknown += 1;
+    }
+
+    pub fn leads(&mut self, node: NodeId, leadership: Leadership) {
+        let epoch = leadership.epoch;
+        let led_before = self.leaders.insert(epoch, node);
+        match led_before {
+            None => {
+                self.note(&[3, node, epoch as u64]);
+                self.reached.terms += 1;
+            }
+            Some(other) if other != node => self.breaks(format!("nodes {other} and {node} both lead term {epoch}")),
+            Some(_) => {}
+        }
+    }
+
+    pub fn watermark(&mut self, node: NodeId, before: i64, now: i64) {
+        if now < before {
+            self.breaks(format!("the high watermark of node {node} went back from {before} to {now}"));
+        }
+    }
+
+    pub fn faults(&mut self, kind: u64, node: NodeId, other: NodeId) {
+        self.note(&[4, kind, node, other]);
+    }
+
+    pub fn acknowledged_end(&self) -> i64 {
+        self.acknowledged.values().max().map_or(0, |offset| offset + 1)
+    }
+
+    /// Judges what each node holds in the end.
+    pub fn judge(&mut self, replicas: &BTreeMap<NodeId, Vec<StoredBatch>>) {
+        let Some((first, reference)) = replicas.iter().next() else {
+            self.breaks("no replica answered in the end".to_owned());
+            return;
+        };
+        for (node, batches) in replicas {
+            if batches != reference {
+                let at = batches.iter().zip(reference).position(|(one, other)| one != other).unwrap_or(batches.len().min(reference.len()));
+                self.breaks(format!(
+                    "nodes {first} and {node} differ from batch {at} on ({} and {} batches)",
+                    reference.len(),
+                    batches.len()
+                ));
+            }
+        }
+        let mut next = 0;
+        let mut offsets = BTreeMap::new();
+        for batch in reference {
+            let Some(header) = BatchHeader::decode(&batch.bytes) else {
+                self.breaks(format!("no batch at offset {next}"));
+                return;
+            };
+            if header.base_offset != next {
+                self.breaks(format!("a batch begins at offset {}, the one before ends at {next}", header.base_offset));
+            }
+            next = header.base_offset + i64::from(header.last_offset_delta) + 1;
+            match value_of(&batch.bytes) {
+                Some(value) if !self.sent.contains(&value) => self.breaks(format!("value {value} was never sent")),
+                Some(value) => {
+                    if let Some(earlier) = offsets.insert(value, header.base_offset) {
+                        self.breaks(format!("value {value} is stored twice, at offsets {earlier} and {}", header.base_offset));
+                    }
+                }
+                None => self.breaks(format!("the batch at offset {} does not hold a value", header.base_offset)),
+            }
+        }
+        let lost = self.acknowledged.iter().find(|(value, offset)| offsets.get(value) != Some(offset));
+        if let Some((value, offset)) = lost {
+            let what = format!("acknowledged value {value} is not at offset {offset} but {:?}: lost", offsets.get(value));
+            self.breaks(what);
+        }
+        self.note(&[5, reference.len() as u64, next as u64]);
+    }
+}
+
+fn value_of(bytes: &Bytes) -> Option<u64> {
+    let records = decode(&Batch::from_stored(bytes.clone()).ok()?)?;
+    Some(u64::from_be_bytes(*records.first()?.value.first_chunk()?))
+}
