@@ -1,7 +1,8 @@
-//! The durable half of Meridian. So far: the log of one partition on one node; the Raft group around it comes next.
+//! The durable half of Meridian: the log of one partition, the Raft group around it, and the nodes that keep them.
 //!
 //! A [`log::Log`] stores entries in checksummed frames; its bytes reach the disk through the group commit of a [`writer::Writer`], one per
-//! data folder. Batches are Kafka's own ([`batch`]), stored as they came. Clock, disk, network and chance are reached through [`env`] only.
+//! data folder. A [`node::Node`] runs the Raft groups of one process: [`partition::Partition`] is a client's way into one of them,
+//! [`control::Control`] the host's way into the group of commands. Batches are Kafka's own ([`batch`]), stored as they came. Clock, disk, network and chance are reached through [`env`] only.
 //!
 //! What does not live here: Kafka requests and the command line (crate `meridian`), permissions (`meridian-auth`).
 
