@@ -166,6 +166,8 @@ fn config(timing: Timing, id: GroupId) -> Result<openraft::Config, NodeError> {
         snapshot_policy: openraft::SnapshotPolicy::Never,
         enable_pre_vote: Some(true),
         enable_leader_restore: Some(false),
+        // A follower that comes back with an older or empty disk is sent what it lacks; otherwise openraft stops the *leader* by a panic.
+        allow_log_reversion: Some(true),
         ..openraft::Config::default()
     };
     config.validate().map_err(|error| NodeError::Raft(error.to_string()))
