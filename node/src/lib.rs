@@ -1,4 +1,7 @@
-//! The `meridian` binary's rooms. So far: the development mesh's credentials ([`dev`]) and the command line over them ([`cli`]).
+//! The `meridian` binary's rooms: the region's metadata, config, development credentials, command line.
 
 pub mod cli;
+pub mod config;
+pub mod controller;
 pub mod dev;
+mod nearest;

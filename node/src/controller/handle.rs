@@ -1,0 +1,113 @@
+//! A node's way into the region's metadata: commands go through the controller's Raft group, images come out.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use meridian_auth::principal::Principal;
+use meridian_raft::NodeId;
+use meridian_raft::control::{Control, Machine, ProposeError};
+use meridian_raft::node::{Node, NodeError};
+use tokio::sync::watch;
+
+use super::command::{Answer, Command};
+use super::image::Image;
+use super::state::State;
+
+/// How long a committed command may take to reach this node's own image.
+const IMAGE_DEADLINE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    #[error("the region's controller has no leader now; try again")]
+    Unavailable,
+    #[error("the command was not committed in time; it may yet be applied")]
+    Timeout,
+    #[error("the command is too large: {0}")]
+    TooLarge(String),
+}
+
+/// What tells one region from another. The same on every node of the region.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Region {
+    pub mesh: String,
+    pub name: String,
+    /// 1 to 127; producer ids carry it.
+    pub number: u8,
+    pub superusers: Vec<Principal>,
+}
+
+/// Handle to the region's metadata. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Controller {
+    control: Control,
+    image: watch::Receiver<Arc<Image>>,
+}
+
+/// Applies what the group commits.
+struct Applier {
+    state: Mutex<State>,
+    image: watch::Sender<Arc<Image>>,
+}
+
+/// An answer, and the index at which images hold what it speaks of.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Applied {
+    index: u64,
+    answer: Answer,
+}
+
+impl Machine for Applier {
+    fn apply(&self, index: u64, command: &[u8]) -> Vec<u8> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer = match serde_json::from_slice::<Command>(command) {
+            Ok(command) => state.apply(index, command),
+            // Every node of one version refuses it alike.
+            Err(error) => Answer::Invalid { message: format!("not a command: {error}") },
+        };
+        self.image.send_replace(state.image());
+        serde_json::to_vec(&Applied { index, answer }).unwrap_or_default()
+    }
+}
+
+impl Controller {
+    /// Opens the controller group on this node and replays what it has committed.
+    pub async fn start(node: &Node, region: Region) -> Result<Controller, NodeError> {
+        let state = State::new(&region.mesh, &region.name, region.number, region.superusers);
+        let (sender, image) = watch::channel(state.image());
+        let control = node.open_controller(Arc::new(Applier { state: Mutex::new(state), image: sender })).await?;
+        Ok(Controller { control, image })
+    }
+
+    /// The metadata as last applied on this node.
+    pub fn image(&self) -> Arc<Image> {
+        self.image.borrow().clone()
+    }
+
+    /// Fires on every change.
+    pub fn watch(&self) -> watch::Receiver<Arc<Image>> {
+        self.image.clone()
+    }
+
+    /// Commits a command and returns its answer, after this node's own image shows it.
+    pub async fn submit(&self, command: Command) -> Result<Answer, SubmitError> {
+        let command = serde_json::to_vec(&command).map_err(|error| SubmitError::TooLarge(error.to_string()))?;
+        let answer = self.control.propose(command).await.map_err(|error| match error {
+            ProposeError::NoLeader { .. } => SubmitError::Unavailable,
+            ProposeError::Timeout => SubmitError::Timeout,
+            ProposeError::TooLarge { .. } => SubmitError::TooLarge(error.to_string()),
+        })?;
+        let Applied { index, answer } = serde_json::from_slice(&answer).map_err(|_| SubmitError::Timeout)?;
+        let refused_unread = matches!(answer, Answer::Invalid { .. });
+        if !refused_unread {
+            let mut image = self.image.clone();
+            let shown = image.wait_for(|image| image.version >= index);
+            tokio::time::timeout(IMAGE_DEADLINE, shown).await.map_err(|_| SubmitError::Timeout)?.map_err(|_| SubmitError::Unavailable)?;
+        }
+        Ok(answer)
+    }
+
+    /// The node that leads the controller group, as last heard.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.control.leadership().leader
+    }
+}

@@ -1,0 +1,88 @@
+//! The region's metadata at one moment. Immutable; a change makes a new one that shares what did not change.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use meridian_auth::acl::{Operation, Request, ResourceType, Store};
+use meridian_auth::principal::Principal;
+use uuid::Uuid;
+
+/// A node of this region and where it is reached.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeRecord {
+    pub id: u64,
+    /// Advertised Kafka address.
+    pub host: String,
+    pub port: u16,
+    /// `host:port` of the admin HTTP.
+    pub admin: String,
+    /// `host:port` of the QUIC listener.
+    pub link: String,
+    pub rack: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topic {
+    pub name: String,
+    pub id: Uuid,
+    /// Replicas of each partition; the first is preferred to lead.
+    pub partitions: Vec<Vec<u64>>,
+    /// Only what was set; defaults come from `controller::topic_config`.
+    pub configs: BTreeMap<String, String>,
+    /// Region that takes writes.
+    pub home: String,
+    /// Regions that keep a copy, home not among them.
+    pub mirrors: Vec<String>,
+    pub internal: bool,
+}
+
+/// A topic that another region told of and that is not mirrored here, with the reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conflict {
+    pub name: String,
+    pub id: Uuid,
+    pub reason: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Image {
+    /// Index of the last command in it.
+    pub version: u64,
+    pub mesh: String,
+    pub region: String,
+    pub nodes: BTreeMap<u64, NodeRecord>,
+    pub topics: BTreeMap<String, Arc<Topic>>,
+    pub topics_by_id: BTreeMap<Uuid, Arc<Topic>>,
+    /// ACLs by the region that made them, this one included.
+    pub acls: BTreeMap<String, Arc<Store>>,
+    /// `Kind:name` of principals that may do everything.
+    pub superusers: Vec<Principal>,
+    pub next_producer_id: i64,
+    /// Last catalogue version accepted from each region.
+    pub catalogue_versions: BTreeMap<String, u64>,
+    /// What each region's last catalogue told of and could not be mirrored. Empty lists are not kept.
+    pub conflicts: BTreeMap<String, Vec<Conflict>>,
+}
+
+impl Image {
+    /// Superusers may all. A topic is decided by the ACLs of its home region alone (unknown topic: this region's); a group or transactional
+    /// id by every region's ACLs together (any deny refuses); the cluster by this region's. ACLs that are not here deny.
+    pub fn allows(&self, principal: &Principal, host: &str, operation: Operation, resource: ResourceType, name: &str) -> bool {
+        if self.superusers.contains(principal) {
+            return true;
+        }
+        let request = Request { principal, host, operation, resource, name };
+        let by_region = |region: &str| self.acls.get(region).is_some_and(|store| store.allows(&request));
+        match resource {
+            ResourceType::Topic => by_region(self.topics.get(name).map_or(self.region.as_str(), |topic| topic.home.as_str())),
+            ResourceType::Cluster => by_region(&self.region),
+            ResourceType::Group | ResourceType::TransactionalId => {
+                // Without this region's own ACLs its denials are unknown.
+                self.acls.contains_key(&self.region)
+                    && !self.acls.values().any(|store| store.denies(&request))
+                    && self.acls.values().any(|store| store.allows(&request))
+            }
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The region's metadata: nodes, topics, configs, ACLs. [`command`]s in one order make [`image`]s; [`state`] is the step between them.
+//!
+//! All of that is pure: no clock, disk, network or randomness. [`handle`] puts it behind the Raft group that orders the commands.
+
+mod accept;
+pub mod command;
+pub mod handle;
+pub mod image;
+pub mod placement;
+pub mod state;
+pub mod topic_config;
+pub mod topic_name;

@@ -1,0 +1,259 @@
+//! The step from one image to the next. Every node applies the same commands in the same order and must come to the same image: nothing
+//! here may ask a clock, a random number or this node's own settings.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use meridian_auth::acl::{Binding, CLUSTER_NAME, Filter, PatternType, ResourceType, Store};
+use meridian_auth::principal::Principal;
+use uuid::Uuid;
+
+use super::command::{Answer, Command};
+use super::image::{Image, NodeRecord, Topic};
+use super::{topic_config, topic_name};
+
+/// Most partitions of one topic.
+pub const PARTITIONS_MAX: usize = 10_000;
+/// Most replicas of one partition.
+pub const REPLICAS_MAX: usize = 9;
+/// Most nodes of a region.
+pub const NODES_MAX: usize = 1_000;
+/// Most topics of a region, mirrors included.
+pub const TOPICS_MAX: usize = 100_000;
+/// Most ACLs of one region.
+pub const ACLS_MAX: usize = 100_000;
+/// Most producer ids reserved at once.
+pub const PRODUCER_IDS_MAX: u32 = 1_000_000;
+/// Longest host, rack, address, principal or ACL resource name.
+pub const TEXT_BYTES_MAX: usize = 255;
+
+/// Below the region's number, a producer id counts.
+const PRODUCER_COUNTER_BITS: u32 = 48;
+
+/// What the region's commands have made so far.
+#[derive(Debug, Clone)]
+pub struct State {
+    image: Arc<Image>,
+    region_number: u8,
+}
+
+impl State {
+    /// Before the first command. Every node of the region must pass the same mesh, region and number (1 to 127), or their images part.
+    pub fn new(mesh: &str, region: &str, region_number: u8, superusers: Vec<Principal>) -> State {
+        let image = Image {
+            mesh: mesh.to_string(),
+            region: region.to_string(),
+            acls: BTreeMap::from([(region.to_string(), Arc::new(Store::default()))]),
+            superusers,
+            next_producer_id: i64::from(region_number) << PRODUCER_COUNTER_BITS,
+            ..Image::default()
+        };
+        State { image: Arc::new(image), region_number }
+    }
+
+    pub fn image(&self) -> Arc<Image> {
+        self.image.clone()
+    }
+
+    /// Applies the command at this index of the controller's log; the caller passes each index once, in order. Images given out before stay as they were. A command is done whole, or
+    /// refused and changes nothing but the version.
+    pub fn apply(&mut self, index: u64, command: Command) -> Answer {
+        let mut next = Image::clone(&self.image);
+        let answer = match self.change(&mut next, command) {
+            Ok(answer) => answer,
+            Err(refusal) => {
+                next = Image::clone(&self.image);
+                refusal
+            }
+        };
+        next.version = index;
+        self.image = Arc::new(next);
+        answer
+    }
+
+    /// On an error, `image` may be half changed, and is thrown away.
+    fn change(&self, image: &mut Image, command: Command) -> Result<Answer, Answer> {
+        match command {
+            Command::RegisterNode { node } => register_node(image, node),
+            Command::CreateTopic { name, id, replicas, configs } => create_topic(image, name, id, replicas, configs),
+            Command::DeleteTopic { name } => delete_topic(image, &name),
+            Command::AlterTopicConfigs { name, changes } => alter_topic_configs(image, &name, changes),
+            Command::CreateAcls { bindings } => create_acls(image, bindings),
+            Command::DeleteAcls { filters } => Ok(delete_acls(image, &filters)),
+            Command::AllocateProducerIds { count } => self.allocate_producer_ids(image, count),
+            Command::AcceptCatalogue { region, catalogue, replicas } => super::accept::accept(image, &region, catalogue, &replicas),
+        }
+    }
+
+    fn allocate_producer_ids(&self, image: &mut Image, count: u32) -> Result<Answer, Answer> {
+        if count == 0 || count > PRODUCER_IDS_MAX {
+            return Err(invalid(format!("1 to {PRODUCER_IDS_MAX} producer ids can be reserved at once, not {count}")));
+        }
+        let end = (i64::from(self.region_number) + 1) << PRODUCER_COUNTER_BITS;
+        let first = image.next_producer_id;
+        if end - first < i64::from(count) {
+            return Err(invalid("the region's producer ids are used up"));
+        }
+        image.next_producer_id = first + i64::from(count);
+        Ok(Answer::ProducerIds { first, count })
+    }
+}
+
+pub(super) fn invalid(message: impl ToString) -> Answer {
+    Answer::Invalid { message: message.to_string() }
+}
+
+fn register_node(image: &mut Image, node: NodeRecord) -> Result<Answer, Answer> {
+    // Kafka's node ids are i32.
+    if i32::try_from(node.id).is_err() {
+        return Err(invalid(format!("node id {} is above {}", node.id, i32::MAX)));
+    }
+    let texts = [&node.host, &node.admin, &node.link].into_iter().chain(&node.rack);
+    if node.port == 0 || texts.into_iter().any(|text| text.is_empty() || text.len() > TEXT_BYTES_MAX) {
+        return Err(invalid(format!("node {} needs a host, a port and addresses of at most {TEXT_BYTES_MAX} bytes", node.id)));
+    }
+    image.nodes.insert(node.id, node);
+    if image.nodes.len() > NODES_MAX {
+        return Err(invalid(format!("a region has at most {NODES_MAX} nodes")));
+    }
+    Ok(Answer::Done)
+}
+
+fn create_topic(
+    image: &mut Image,
+    name: String,
+    id: Uuid,
+    replicas: Vec<Vec<u64>>,
+    configs: BTreeMap<String, String>,
+) -> Result<Answer, Answer> {
+    topic_name::check(&name).map_err(invalid)?;
+    if image.topics.contains_key(&name) {
+        return Err(Answer::TopicExists);
+    }
+    if id.is_nil() || image.topics_by_id.contains_key(&id) {
+        return Err(invalid(format!("topic id {id} cannot be given again")));
+    }
+    if image.topics.len() >= TOPICS_MAX {
+        return Err(invalid(format!("a region has at most {TOPICS_MAX} topics")));
+    }
+    check_replicas(image, &replicas)?;
+    let home = image.region.clone();
+    put_topic(image, Topic { internal: topic_name::is_internal(&name), name, id, partitions: replicas, configs, home, mirrors: vec![] })
+}
+
+/// Checks the configs of a topic homed here, derives its mirrors from them, and puts it in place of what had its name.
+fn put_topic(image: &mut Image, mut topic: Topic) -> Result<Answer, Answer> {
+    for (name, value) in &topic.configs {
+        topic_config::check(&topic.home, name, value).map_err(invalid)?;
+    }
+    topic.mirrors = topic_config::mirrors(&topic.home, &topic.configs).map_err(invalid)?;
+    if topic.internal && !topic.mirrors.is_empty() {
+        return Err(invalid(format!("{} is kept by each region for itself and cannot be mirrored", topic.name)));
+    }
+    insert(image, topic);
+    Ok(Answer::Done)
+}
+
+pub(super) fn insert(image: &mut Image, topic: Topic) {
+    let topic = Arc::new(topic);
+    image.topics.insert(topic.name.clone(), topic.clone());
+    image.topics_by_id.insert(topic.id, topic);
+}
+
+/// Are these lists, one per partition, a possible placement on the region's registered nodes?
+pub(super) fn check_replicas(image: &Image, partitions: &[Vec<u64>]) -> Result<(), Answer> {
+    if partitions.is_empty() || partitions.len() > PARTITIONS_MAX {
+        return Err(invalid(format!("a topic has 1 to {PARTITIONS_MAX} partitions, not {}", partitions.len())));
+    }
+    let replicas = partitions[0].len();
+    for (partition, nodes) in partitions.iter().enumerate() {
+        if nodes.is_empty() || nodes.len() > REPLICAS_MAX || nodes.len() != replicas {
+            return Err(invalid(format!("partition {partition} needs 1 to {REPLICAS_MAX} replicas, as many as the others")));
+        }
+        if let Some(unknown) = nodes.iter().find(|node| !image.nodes.contains_key(node)) {
+            return Err(invalid(format!("partition {partition}: node {unknown} is not registered")));
+        }
+        if nodes.iter().collect::<BTreeSet<_>>().len() != nodes.len() {
+            return Err(invalid(format!("partition {partition} names a node twice")));
+        }
+    }
+    Ok(())
+}
+
+/// The topic of that name, where it is homed here.
+fn homed_here(image: &Image, name: &str) -> Result<Arc<Topic>, Answer> {
+    let topic = image.topics.get(name).ok_or(Answer::UnknownTopic)?;
+    if topic.home != image.region {
+        return Err(Answer::HomedElsewhere { home: topic.home.clone() });
+    }
+    Ok(topic.clone())
+}
+
+fn delete_topic(image: &mut Image, name: &str) -> Result<Answer, Answer> {
+    let topic = homed_here(image, name)?;
+    if topic.internal {
+        return Err(invalid(format!("{name} is the region's own and cannot be deleted")));
+    }
+    image.topics.remove(name);
+    image.topics_by_id.remove(&topic.id);
+    Ok(Answer::Done)
+}
+
+fn alter_topic_configs(image: &mut Image, name: &str, changes: BTreeMap<String, Option<String>>) -> Result<Answer, Answer> {
+    let mut topic = Topic::clone(&*homed_here(image, name)?);
+    for (config, value) in changes {
+        topic_config::find(&config).map_err(invalid)?;
+        match value {
+            Some(value) => topic.configs.insert(config, value),
+            None => topic.configs.remove(&config),
+        };
+    }
+    put_topic(image, topic)
+}
+
+fn own_acls(image: &mut Image) -> &mut Store {
+    Arc::make_mut(image.acls.entry(image.region.clone()).or_default())
+}
+
+fn create_acls(image: &mut Image, bindings: Vec<Binding>) -> Result<Answer, Answer> {
+    for binding in &bindings {
+        check_binding(binding).map_err(invalid)?;
+        if binding.resource == ResourceType::Topic
+            && binding.pattern == PatternType::Literal
+            && let Some(topic) = image.topics.get(&binding.name)
+            && topic.home != image.region
+        {
+            // It would be kept here and decide nothing: the home's ACLs do.
+            return Err(Answer::HomedElsewhere { home: topic.home.clone() });
+        }
+    }
+    let store = own_acls(image);
+    for binding in bindings {
+        store.add(binding);
+    }
+    if store.iter().nth(ACLS_MAX).is_some() {
+        return Err(invalid(format!("a region has at most {ACLS_MAX} ACLs")));
+    }
+    Ok(Answer::Done)
+}
+
+/// Is this a rule that can ever match anything?
+fn check_binding(binding: &Binding) -> Result<(), String> {
+    let texts = [&binding.name, &binding.principal.kind, &binding.principal.name, &binding.host];
+    if texts.iter().any(|text| text.is_empty() || text.len() > TEXT_BYTES_MAX) {
+        return Err(format!("an ACL's resource name, principal and host have 1 to {TEXT_BYTES_MAX} bytes"));
+    }
+    if binding.resource == ResourceType::Cluster && (binding.pattern != PatternType::Literal || binding.name != CLUSTER_NAME) {
+        return Err(format!("the one cluster resource is the literal {CLUSTER_NAME}"));
+    }
+    Ok(())
+}
+
+fn delete_acls(image: &mut Image, filters: &[Filter]) -> Answer {
+    let store = own_acls(image);
+    Answer::AclsDeleted { matches: filters.iter().map(|filter| store.remove(filter)).collect() }
+}
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;
