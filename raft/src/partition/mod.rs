@@ -13,7 +13,7 @@ use openraft::errors::ClientWriteError;
 use openraft::raft::ClientWriteResult;
 use tokio::sync::{oneshot, watch};
 
-use crate::batch::{Batch, BatchHeader};
+use crate::batch::{Batch, BatchError};
 use crate::group::{Group, Outcome, Proposal, Types};
 use crate::log::{FrameKind, Log};
 pub use crate::log::{OffsetAt, StoredBatch};
@@ -67,6 +67,10 @@ pub enum AppendError {
     InvalidProducerEpoch { producer_id: i64, current: i16 },
     #[error("offset {got} does not continue the mirror's log, which ends at {end}")]
     NotContiguous { got: i64, end: i64 },
+    #[error("not a batch that can be mirrored: {0}")]
+    Malformed(#[from] BatchError),
+    #[error("a mirrored batch carries its home's append time, not {0}")]
+    AppendTime(i64),
     #[error("too many bytes wait to be appended; try again")]
     Overloaded,
     #[error("not acknowledged by a majority in time; the batch may yet be committed")]
@@ -223,7 +227,11 @@ impl Partition {
         let mut end = submitted.filter(|(since, _)| *since == term).map_or_else(|| self.log_end_offset(), |(_, end)| end);
         let mut last = None;
         for batch in batches {
-            let Some(header) = BatchHeader::decode(&batch.bytes) else { return Err(AppendError::NotContiguous { got: -1, end }) };
+            // Another region's word is checked like a client's: what the log refuses later would stop the group.
+            let header = *Batch::validate(batch.bytes.clone())?.header();
+            if batch.append_time_us <= 0 {
+                return Err(AppendError::AppendTime(batch.append_time_us));
+            }
             let next = header.base_offset.saturating_add(i64::from(header.last_offset_delta)).saturating_add(1);
             if next <= end {
                 continue;

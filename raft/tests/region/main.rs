@@ -116,6 +116,12 @@ fn a_mirror_takes_batches_only_where_they_continue_its_log() {
     let gap = away.append_mirrored(target, batches[1..].to_vec()).expect_err("a gap");
     assert!(matches!(gap, AppendError::NotContiguous { got: 2, end: 0 }));
     away.append_mirrored(target, batches[..3].to_vec()).expect("acknowledged");
+    let mut damaged = batches[3].clone();
+    let mut bytes = damaged.bytes.to_vec();
+    bytes[70] ^= 1;
+    damaged.bytes = bytes.into();
+    let refused = away.append_mirrored(target, vec![damaged]).expect_err("a flipped bit");
+    assert!(matches!(refused, AppendError::Malformed(_)));
     // Overlap is skipped, the rest continues.
     away.append_mirrored(target, batches[1..].to_vec()).expect("acknowledged");
     assert_eq!(away.read(target), batches);
