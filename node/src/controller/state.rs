@@ -55,8 +55,8 @@ impl State {
         self.image.clone()
     }
 
-    /// Applies the command at this index of the controller's log; the caller passes each index once, in order. Images given out before stay as they were. A command is done whole, or
-    /// refused and changes nothing but the version.
+    /// Applies the command at this index of the controller's log; the caller passes each index once, in order. Images given out before stay
+    /// as they were. A command is done whole, or refused and changes nothing but the version.
     pub fn apply(&mut self, index: u64, command: Command) -> Answer {
         let mut next = Image::clone(&self.image);
         let answer = match self.change(&mut next, command) {

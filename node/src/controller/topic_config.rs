@@ -107,14 +107,14 @@ const DEFINITIONS: &[Definition] = &[
         "-1",
         Kind::Long,
         Accepts::Number { min: -1, max: i64::MAX },
-        "Bytes that a partition keeps before old segments go; -1 is no bound.",
+        "Bytes that a partition keeps before old segments go; -1 is no bound. Kept, but not enforced yet: nothing is removed.",
     ),
     definition(
         "retention.ms",
         "604800000",
         Kind::Long,
         Accepts::Number { min: -1, max: i64::MAX },
-        "How long records are kept before old segments go, in milliseconds; -1 is for ever.",
+        "How long records are kept before old segments go, in milliseconds; -1 is for ever. Kept, but not enforced yet: nothing is removed.",
     ),
     definition(
         "segment.bytes",

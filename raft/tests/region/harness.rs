@@ -19,6 +19,7 @@ use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+const SEGMENT_BYTES: u64 = 64 << 20;
 const GROUP: GroupId = GroupId { topic: uuid::Uuid::from_u128(42), partition: 3 };
 
 /// Remembers every command in order.
@@ -143,7 +144,7 @@ impl Region {
             id: GROUP,
             replicas: vec![1, 2, 3],
             mirror: self.mirror,
-            settings: PartitionSettings { segment_bytes: 1 << 20 },
+            settings: PartitionSettings { segment_bytes: SEGMENT_BYTES },
         };
         let (node, control, partition) = runtime.block_on(async move {
             let node = Node::start(Env::real(), config).await?;
