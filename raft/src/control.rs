@@ -99,7 +99,7 @@ impl Control {
     }
 
     async fn propose_here(&self, command: Vec<u8>) -> Result<Vec<u8>, ProposeError> {
-        let proposal = Proposal { kind: FrameKind::Command, append_time_us: 0, payload: command.into(), batch: None };
+        let proposal = Proposal { kind: FrameKind::Command, append_time_us: 0, payload: command.into(), batch: None, judged_in: None };
         match tokio::time::timeout(ATTEMPT_DEADLINE, self.group.submit(proposal)).await {
             Ok(Ok(Ok(response))) => match response.data {
                 Outcome::Answer(answer) => Ok(answer),

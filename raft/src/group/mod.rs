@@ -52,6 +52,9 @@ pub(crate) struct Proposal {
     pub payload: Bytes,
     #[serde(skip)]
     pub batch: Option<BatchHeader>,
+    /// The term in which the proposer judged it to follow on the log. Should openraft append it in another, a blank is stored in its place.
+    #[serde(skip)]
+    pub judged_in: Option<u64>,
 }
 
 impl fmt::Debug for Proposal {

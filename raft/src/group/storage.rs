@@ -12,6 +12,7 @@ use openraft::{EntryPayload, LogId};
 
 use super::{APPEND_BYTES_MAX, Proposal, Types};
 use crate::GroupId;
+use crate::batch::BatchHeader;
 use crate::log::{EntryHead, FrameKind, Log, LogEntry};
 use crate::writer::Writer;
 
@@ -88,7 +89,7 @@ impl GroupStorage {
             FrameKind::Blank => EntryPayload::Blank,
             kind => {
                 let EntryHead { append_time_us, batch, .. } = head;
-                EntryPayload::Normal(Proposal { kind, append_time_us, payload: bytes::Bytes::new(), batch })
+                EntryPayload::Normal(Proposal { kind, append_time_us, payload: bytes::Bytes::new(), batch, judged_in: None })
             }
         };
         Ok(openraft::Entry { log_id: log_id(head.term, head.index), payload })
@@ -106,7 +107,9 @@ pub(crate) fn entry_of(entry: LogEntry) -> io::Result<EntryOf<Types>> {
         FrameKind::Blank => EntryPayload::Blank,
         FrameKind::Membership => EntryPayload::Membership(serde_json::from_slice(&payload)?),
         FrameKind::Batch | FrameKind::Mirrored | FrameKind::Command => {
-            EntryPayload::Normal(Proposal { kind, append_time_us, payload, batch: None })
+            // openraft replays the committed entries of a restart from here, not through `entries_stream`.
+            let batch = if kind == FrameKind::Command { None } else { BatchHeader::decode(&payload) };
+            EntryPayload::Normal(Proposal { kind, append_time_us, payload, batch, judged_in: None })
         }
     };
     Ok(openraft::Entry { log_id: log_id(term, index), payload })
@@ -117,6 +120,10 @@ pub(crate) fn stored(entry: EntryOf<Types>) -> io::Result<LogEntry> {
     let (kind, append_time_us, payload) = match entry.payload {
         EntryPayload::Blank => (FrameKind::Blank, 0, bytes::Bytes::new()),
         EntryPayload::Membership(membership) => (FrameKind::Membership, 0, serde_json::to_vec(&membership)?.into()),
+        // Entries of an earlier term may stand before it by now that its proposer had not seen, the same batch perhaps.
+        EntryPayload::Normal(Proposal { judged_in: Some(term), .. }) if term != entry.log_id.leader_id.term => {
+            (FrameKind::Blank, 0, bytes::Bytes::new())
+        }
         EntryPayload::Normal(proposal) => (proposal.kind, proposal.append_time_us, proposal.payload),
     };
     Ok(LogEntry { kind, term: entry.log_id.leader_id.term, index: entry.log_id.index, append_time_us, payload })

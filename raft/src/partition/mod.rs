@@ -107,8 +107,8 @@ struct Inner {
     spec: PartitionSpec,
     group: Group,
     producers: Arc<Mutex<Producers>>,
-    /// Mirrors: the epoch of leadership, and the offset behind all that was submitted in it.
-    submitted: Mutex<Option<(i32, i64)>>,
+    /// Mirrors: the term of leadership, and the offset behind all that was submitted in it.
+    submitted: Mutex<Option<(u64, i64)>>,
     pending_bytes: Arc<AtomicUsize>,
 }
 
@@ -163,6 +163,8 @@ impl Partition {
         let header = *batch.header();
         // Held until the batch is in the queue, so that sequences and queue agree on the order.
         let mut producers = lock(&self.inner.producers);
+        // Of a home's partition, epoch and term are one.
+        let term = u64::from(leadership.epoch.unsigned_abs());
         let verdict = producers.judge(&header, leadership.epoch).map_err(|refused| {
             // Another node may lead by now and know better; refusing for good is only for a leader that is sure to be one.
             if self.inner.group.holds_lease() { refused } else { AppendError::NotLeader { leader: None } }
@@ -174,7 +176,7 @@ impl Partition {
             }
             Verdict::New => {}
         }
-        let outcome = self.propose(FrameKind::Batch, 0, batch.bytes().clone());
+        let outcome = self.propose(FrameKind::Batch, 0, batch.bytes().clone(), term);
         if header.producer_id < 0 {
             return Ok(confirmed(outcome, reserved).boxed());
         }
@@ -207,8 +209,8 @@ impl Partition {
         }
     }
 
-    fn propose(&self, kind: FrameKind, append_time_us: i64, payload: Bytes) -> oneshot::Receiver<ClientWriteResult<Types>> {
-        self.inner.group.submit(Proposal { kind, append_time_us, payload, batch: None })
+    fn propose(&self, kind: FrameKind, append_time_us: i64, payload: Bytes, term: u64) -> oneshot::Receiver<ClientWriteResult<Types>> {
+        self.inner.group.submit(Proposal { kind, append_time_us, payload, batch: None, judged_in: Some(term) })
     }
 
     /// Submits batches of the home region at the offsets, epochs and append times they carry; the first must continue this log exactly.
@@ -221,7 +223,7 @@ impl Partition {
         self.leading()?;
         let reserved = self.reserve(batches.iter().map(|batch| batch.bytes.len()).sum())?;
         // The term, not the Kafka-visible epoch: the latter also rises with the batches themselves.
-        let term = self.inner.group.applied().borrow().term as i32;
+        let term = self.inner.group.applied().borrow().term;
         let mut submitted = lock(&self.inner.submitted);
         // A leader that has applied an entry of its own term has the whole committed log, and nothing of others behind it.
         let mut end = submitted.filter(|(since, _)| *since == term).map_or_else(|| self.log_end_offset(), |(_, end)| end);
@@ -239,7 +241,7 @@ impl Partition {
             if header.base_offset != end {
                 return Err(AppendError::NotContiguous { got: header.base_offset, end });
             }
-            last = Some(self.propose(FrameKind::Mirrored, batch.append_time_us, batch.bytes));
+            last = Some(self.propose(FrameKind::Mirrored, batch.append_time_us, batch.bytes, term));
             end = next;
             *submitted = Some((term, end));
         }
@@ -353,7 +355,8 @@ async fn confirmed(outcome: oneshot::Receiver<ClientWriteResult<Types>>, reserve
         Ok(Ok(Err(error))) => Err(AppendError::Storage(error.to_string())),
         Ok(Ok(Ok(response))) => match response.data {
             Outcome::Batch { base_offset, last_offset } => Ok(Appended { base_offset, last_offset, duplicate: false }),
-            Outcome::Nothing | Outcome::Answer(_) => Err(AppendError::NotContiguous { got: -1, end: -1 }),
+            // A blank stands in its place: it was proposed in another term, or behind a mirrored batch that was refused.
+            Outcome::Nothing | Outcome::Answer(_) => Err(AppendError::NotLeader { leader: None }),
         },
     }
 }
