@@ -1,5 +1,8 @@
 //! Consumer groups: which node coordinates which group, and the coordinator's state, kept in the internal topic `__consumer_offsets`.
 
+pub mod group;
+pub mod record;
+
 use std::sync::Arc;
 
 use meridian_raft::node::Node;
