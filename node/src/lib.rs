@@ -1,7 +1,14 @@
-//! The `meridian` binary's rooms: the region's metadata, config, development credentials, command line.
+//! The `meridian` binary's rooms: the Kafka protocol, consumer groups, the region's metadata, config, development mesh, command line.
 
+pub mod admin;
+pub mod authentication;
 pub mod cli;
 pub mod config;
 pub mod controller;
 pub mod dev;
+pub mod groups;
+pub mod hosting;
+pub mod kafka;
 mod nearest;
+pub mod serve;
+pub mod tls;

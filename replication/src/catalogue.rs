@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use meridian_auth::acl::Binding;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 /// A topic as its home describes it to a region that mirrors it.
@@ -21,4 +22,19 @@ pub struct Catalogue {
     pub topics: Vec<CatalogueTopic>,
     /// All bindings of the sender, every resource type but the cluster.
     pub acls: Vec<Binding>,
+}
+
+/// The node's metadata, as links see it. Implemented by the `meridian` crate over its controller.
+pub trait Metadata: std::fmt::Debug + Send + Sync {
+    /// What this region tells `region` now. The `mesh.mirrors` of a topic decide whether it is listed at all.
+    fn catalogue_for(&self, region: &str) -> Catalogue;
+    /// Bumped whenever any region's catalogue may have changed.
+    fn watch_changes(&self) -> watch::Receiver<u64>;
+    /// May this region's topic be sent to `region`, as of now? Asked on stream open and on every change.
+    fn may_send(&self, topic: Uuid, region: &str) -> bool;
+    /// Topics mirrored here whose home is `region`, with their partition counts.
+    fn mirrored_from(&self, region: &str) -> Vec<(Uuid, i32)>;
+    /// Called with each catalogue that differs from the last one seen of that region; commits it to this region's metadata.
+    /// Any node may call it; older versions are ignored.
+    fn accept(&self, region: &str, catalogue: Catalogue);
 }

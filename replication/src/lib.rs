@@ -1,5 +1,4 @@
-//! The half of Meridian that crosses oceans. So far: the [`catalogue`], what one region tells another of its topics and ACLs.
-//!
-//! Links and mirrors come next.
+//! What regions tell each other, and the links that carry it.
 
 pub mod catalogue;
+pub mod link;

@@ -4,6 +4,7 @@
 
 mod accept;
 pub mod command;
+pub mod create;
 pub mod handle;
 pub mod image;
 pub mod placement;

@@ -1,0 +1,95 @@
+//! Which partitions run on this node: those the region's metadata place here, no others. Opens and deletes replicas as the metadata change.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream;
+use meridian_raft::GroupId;
+use meridian_raft::node::Node;
+use meridian_raft::partition::{PartitionSettings, PartitionSpec};
+use tokio::task::AbortHandle;
+
+use crate::controller::handle::Controller;
+use crate::controller::image::{Image, Topic};
+use crate::controller::topic_config;
+
+/// Replicas opened at once.
+const OPENING_MAX: usize = 16;
+/// How long a replica that could not be opened is left alone.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Keeps this node's replicas in step with the metadata until dropped.
+#[derive(Debug)]
+pub struct Hosting {
+    task: AbortHandle,
+}
+
+impl Drop for Hosting {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Hosting {
+    pub fn start(node_id: u64, raft: Node, controller: Controller) -> Hosting {
+        Hosting { task: tokio::spawn(follow(node_id, raft, controller)).abort_handle() }
+    }
+}
+
+async fn follow(node_id: u64, raft: Node, controller: Controller) {
+    let mut images = controller.watch();
+    loop {
+        let image = images.borrow_and_update().clone();
+        let complete = reconcile(node_id, &raft, &image).await;
+        tokio::select! {
+            changed = images.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(RETRY), if !complete => {}
+        }
+    }
+}
+
+/// True when every replica that should run does.
+async fn reconcile(node_id: u64, raft: &Node, image: &Image) -> bool {
+    let wanted = wanted(node_id, image);
+    for partition in raft.partitions() {
+        // An image without any command in it is not the metadata yet.
+        if image.version > 0 && !wanted.contains_key(&partition.id()) {
+            tracing::info!(topic = %partition.id().topic, partition = partition.id().partition, "a replica is deleted");
+            if let Err(error) = raft.delete_partition(partition.id()).await {
+                tracing::error!(topic = %partition.id().topic, partition = partition.id().partition, %error, "a replica cannot be deleted");
+            }
+        }
+    }
+    let missing = wanted.into_values().filter(|spec| raft.partition(spec.id).is_none());
+    let opened = stream::iter(missing).map(|spec| async move {
+        let id = spec.id;
+        match raft.open_partition(spec).await {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::error!(topic = %id.topic, partition = id.partition, %error, "a replica cannot be opened");
+                false
+            }
+        }
+    });
+    opened.buffer_unordered(OPENING_MAX).all(|opened| std::future::ready(opened)).await
+}
+
+fn wanted(node_id: u64, image: &Image) -> BTreeMap<GroupId, PartitionSpec> {
+    let mut wanted = BTreeMap::new();
+    for topic in image.topics.values() {
+        for (partition, replicas) in (0i32..).zip(&topic.partitions) {
+            if replicas.contains(&node_id) {
+                let id = GroupId { topic: topic.id, partition };
+                let mirror = topic.home != image.region;
+                wanted.insert(id, PartitionSpec { id, replicas: replicas.clone(), mirror, settings: settings(topic) });
+            }
+        }
+    }
+    wanted
+}
+
+fn settings(topic: &Topic) -> PartitionSettings {
+    let segment_bytes = topic_config::value(&topic.configs, "segment.bytes").and_then(|value| value.parse().ok());
+    PartitionSettings { segment_bytes: segment_bytes.unwrap_or(1 << 30) }
+}

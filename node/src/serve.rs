@@ -1,0 +1,127 @@
+//! One node, whole: everything a configuration file asks for, started in the order in which the parts need each other, and stopped in reverse.
+
+use std::future::Future;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use meridian_raft::env::Env;
+use meridian_raft::node::{Node, NodeConfig, NodeError, Timing};
+
+use crate::authentication::{Authenticator, AuthenticatorError};
+use crate::config::Config;
+use crate::controller::command::{Answer, Command};
+use crate::controller::handle::{Controller, Region};
+use crate::controller::image::NodeRecord;
+use crate::groups::Groups;
+use crate::hosting::Hosting;
+use crate::kafka::Broker;
+use crate::tls::{Credentials, TlsError};
+
+/// Raft's clocks: a dead leader is replaced well within a second, a busy machine's pauses are not taken for death.
+const TIMING: Timing = Timing { heartbeat_ms: 100, election_min_ms: 400, election_max_ms: 800 };
+/// Between two attempts to enter this node into the region's metadata.
+const REGISTER_AGAIN: Duration = Duration::from_millis(200);
+/// In the data folder: the process that has it open.
+pub const PID_FILE: &str = "node.pid";
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("{path}: {error}")]
+    File { path: PathBuf, error: io::Error },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Authenticator(#[from] AuthenticatorError),
+    #[error(transparent)]
+    Node(#[from] NodeError),
+}
+
+/// Serves until `stop` resolves, then hands leaderships over and stops. `raft` runs Raft alone, so that busy clients cannot starve its
+/// heartbeats; everything else runs on the calling runtime.
+pub async fn serve(config: Config, raft_runtime: tokio::runtime::Handle, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
+    let env = Env::real();
+    let credentials = Credentials::load(&config.tls)?;
+    let authenticator = Authenticator::start(env.clone(), &config.authentication).await?;
+    write_pid(&config)?;
+    let node_config = node_config(&config, &credentials)?;
+    let start = Node::start(env.clone(), node_config);
+    let raft = raft_runtime.spawn(start).await.map_err(|error| NodeError::Raft(error.to_string()))??;
+    let region =
+        Region { mesh: config.mesh.clone(), name: config.region.clone(), number: config.region_number, superusers: config.superusers() };
+    let controller = Controller::start(&raft, region).await?;
+    let registration = tokio::spawn(register(controller.clone(), record(&config)));
+    let hosting = Hosting::start(config.node_id, raft.clone(), controller.clone());
+    let groups = Groups::start(env.clone(), raft.clone(), controller.clone());
+    let broker = Broker {
+        node_id: config.node_id,
+        region: config.region.as_str().into(),
+        cluster_id: format!("{}.{}", config.mesh, config.region).into(),
+        raft: raft.clone(),
+        controller: controller.clone(),
+        groups,
+        authenticator,
+        env,
+    };
+    tracing::info!(region = %config.region, node = config.node_id, "serving");
+
+    stop.await;
+
+    tracing::info!("stopping");
+    registration.abort();
+    drop(broker);
+    drop(hosting);
+    raft.shutdown().await;
+    let _ = std::fs::remove_file(config.data_dir.join(PID_FILE));
+    Ok(())
+}
+
+fn write_pid(config: &Config) -> Result<(), ServeError> {
+    let path = config.data_dir.join(PID_FILE);
+    let written = std::fs::create_dir_all(&config.data_dir).and_then(|()| std::fs::write(&path, format!("{}\n", std::process::id())));
+    written.map_err(|error| ServeError::File { path, error })
+}
+
+fn node_config(config: &Config, credentials: &Credentials) -> Result<NodeConfig, ServeError> {
+    Ok(NodeConfig {
+        node_id: config.node_id,
+        data_dir: config.data_dir.clone(),
+        peer_listen: config.peer.listen,
+        // `config::load` has checked that each is a number.
+        peers: config.peer.nodes.iter().filter_map(|(id, address)| Some((id.parse().ok()?, address.clone()))).collect(),
+        tls: Some(credentials.peer(&config.mesh, &config.region)?),
+        timing: TIMING,
+        fsync: true,
+    })
+}
+
+fn record(config: &Config) -> NodeRecord {
+    let advertised = config.kafka.advertised.clone().unwrap_or_else(|| config.kafka.listen.to_string());
+    let (host, port) = advertised.rsplit_once(':').unwrap_or((advertised.as_str(), ""));
+    NodeRecord {
+        id: config.node_id,
+        host: host.trim_matches(['[', ']']).to_owned(),
+        port: port.parse().unwrap_or(config.kafka.listen.port()),
+        admin: config.admin.listen.to_string(),
+        link: config.link.listen.to_string(),
+        rack: config.rack.clone(),
+    }
+}
+
+/// Enters this node into the region's metadata, or corrects what they say of it.
+async fn register(controller: Controller, record: NodeRecord) {
+    let mut images = controller.watch();
+    loop {
+        let image: Arc<_> = images.borrow_and_update().clone();
+        if image.nodes.get(&record.id) == Some(&record) {
+            return;
+        }
+        match controller.submit(Command::RegisterNode { node: record.clone() }).await {
+            Ok(Answer::Done) => return,
+            Ok(answer) => tracing::error!(?answer, "the region's controller refuses this node"),
+            Err(error) => tracing::debug!(%error, "not registered yet"),
+        }
+        tokio::time::sleep(REGISTER_AGAIN).await;
+    }
+}
