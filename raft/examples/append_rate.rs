@@ -32,7 +32,7 @@ fn main() {
 }
 
 fn batch(records: usize) -> Batch {
-    let record = Record { key: None, value: Bytes::from(vec![b'x'; RECORD_BYTES]), timestamp_ms: 1_357_000_000_000 };
+    let record = Record { key: None, value: Some(Bytes::from(vec![b'x'; RECORD_BYTES])), timestamp_ms: 1_357_000_000_000 };
     encode(&vec![record; records]).expect("a batch")
 }
 

@@ -43,7 +43,7 @@ impl Node {
 
 fn entry(index: u64, records: u64) -> LogEntry {
     let records: Vec<Record> = (0..records)
-        .map(|n| Record { key: None, value: format!("{index}/{n}/{:100}", "").into(), timestamp_ms: (index * 1_000 + n) as i64 })
+        .map(|n| Record { key: None, value: Some(format!("{index}/{n}/{:100}", "").into()), timestamp_ms: (index * 1_000 + n) as i64 })
         .collect();
     let payload = encode(&records).expect("a batch").bytes().clone();
     LogEntry { kind: FrameKind::Batch, term: 3, index, append_time_us: 0, payload }

@@ -8,7 +8,8 @@ use super::{Batch, BatchError, HEADER_BYTES, varint};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     pub key: Option<Bytes>,
-    pub value: Bytes,
+    /// None takes back what the key said before (a tombstone).
+    pub value: Option<Bytes>,
     pub timestamp_ms: i64,
 }
 
@@ -32,11 +33,8 @@ pub fn encode(records: &[Record]) -> Result<Batch, BatchError> {
         one.put_u8(0);
         put_varint(&mut one, record.timestamp_ms.saturating_sub(base_timestamp_ms));
         put_varint(&mut one, delta);
-        match &record.key {
-            Some(key) => put_bytes(&mut one, key),
-            None => put_varint(&mut one, -1),
-        }
-        put_bytes(&mut one, &record.value);
+        put_nullable(&mut one, record.key.as_deref());
+        put_nullable(&mut one, record.value.as_deref());
         put_varint(&mut one, 0);
         put_bytes(&mut covered, &one);
     }
@@ -62,7 +60,7 @@ pub fn decode(batch: &Batch) -> Option<Vec<Record>> {
         varint(&mut record)?;
         varint(&mut record)?;
         let key = take_bytes(&mut record)?.map(Bytes::copy_from_slice);
-        let value = take_bytes(&mut record)?.map(Bytes::copy_from_slice).unwrap_or_default();
+        let value = take_bytes(&mut record)?.map(Bytes::copy_from_slice);
         records.push(Record { key, value, timestamp_ms: head.timestamp_ms });
     }
     Some(records)
@@ -77,6 +75,13 @@ fn take_bytes<'a>(rest: &mut &'a [u8]) -> Option<Option<&'a [u8]>> {
     let (bytes, behind) = rest.split_at_checked(usize::try_from(length).ok()?)?;
     *rest = behind;
     Some(Some(bytes))
+}
+
+fn put_nullable(buffer: &mut BytesMut, bytes: Option<&[u8]>) {
+    match bytes {
+        Some(bytes) => put_bytes(buffer, bytes),
+        None => put_varint(buffer, -1),
+    }
 }
 
 fn put_bytes(buffer: &mut BytesMut, bytes: &[u8]) {
@@ -101,14 +106,15 @@ mod tests {
     use super::*;
 
     fn record(key: Option<&'static str>, value: &'static str, timestamp_ms: i64) -> Record {
-        Record { key: key.map(Bytes::from), value: Bytes::from(value), timestamp_ms }
+        Record { key: key.map(Bytes::from), value: Some(Bytes::from(value)), timestamp_ms }
     }
 
     #[test]
     fn records_come_out_as_they_went_in() {
-        let records = [record(Some("UA"), "{}", 2_000), record(None, "", 1_000), record(Some(""), "x", 3_000)];
+        let tombstone = Record { value: None, ..record(Some("UA"), "", 2_000) };
+        let records = [record(Some("UA"), "{}", 2_000), record(None, "", 1_000), record(Some(""), "x", 3_000), tombstone];
         let batch = encode(&records).expect("a batch");
-        assert_eq!((batch.header().count, batch.header().base_timestamp_ms, batch.header().max_timestamp_ms), (3, 1_000, 3_000));
+        assert_eq!((batch.header().count, batch.header().base_timestamp_ms, batch.header().max_timestamp_ms), (4, 1_000, 3_000));
         assert_eq!(decode(&batch).expect("records"), records);
     }
 

@@ -275,7 +275,7 @@ impl Strangers {
 
 /// A batch whose records all carry `number`.
 pub fn batch(number: u32, count: usize) -> Batch {
-    let record = Record { key: None, value: Bytes::copy_from_slice(&number.to_be_bytes()), timestamp_ms: i64::from(number) };
+    let record = Record { key: None, value: Some(Bytes::copy_from_slice(&number.to_be_bytes())), timestamp_ms: i64::from(number) };
     encode(&vec![record; count]).expect("a batch")
 }
 
@@ -298,7 +298,7 @@ pub fn values(batches: &[StoredBatch]) -> Vec<u32> {
         assert_eq!(header.base_offset, next);
         next += i64::from(header.last_offset_delta) + 1;
         let records = decode(&Batch::from_stored(stored.bytes.clone()).expect("a batch")).expect("records");
-        u32::from_be_bytes(records[0].value[..].try_into().expect("four bytes"))
+        u32::from_be_bytes(records[0].value.as_deref().expect("a value").try_into().expect("four bytes"))
     };
     batches.iter().map(value).collect()
 }

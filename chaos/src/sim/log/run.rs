@@ -123,7 +123,7 @@ impl Life {
         self.batches += 1;
         let (pad, timestamp_ms) = (self.random.random_range(0..900), self.random.random_range(0..100_000));
         let records: Vec<Record> = (0..self.random.random_range(1..5))
-            .map(|n: u32| Record { key: None, value: format!("{}/{n}/{:pad$}", self.batches, "").into(), timestamp_ms })
+            .map(|n: u32| Record { key: None, value: Some(format!("{}/{n}/{:pad$}", self.batches, "").into()), timestamp_ms })
             .collect();
         encode(&records).map(|batch| batch.bytes().clone()).unwrap_or_default()
     }

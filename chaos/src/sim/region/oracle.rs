@@ -129,5 +129,5 @@ impl Oracle {
 
 fn value_of(bytes: &Bytes) -> Option<u64> {
     let records = decode(&Batch::from_stored(bytes.clone()).ok()?)?;
-    Some(u64::from_be_bytes(*records.first()?.value.first_chunk()?))
+    Some(u64::from_be_bytes(*records.first()?.value.as_ref()?.first_chunk()?))
 }

@@ -313,7 +313,7 @@ fn value_batch(value: u64) -> Result<Batch, meridian_raft::batch::BatchError> {
     let padding = (value % 7) as usize * 150;
     let mut bytes = value.to_be_bytes().to_vec();
     bytes.resize(8 + padding, b'.');
-    encode(&[Record { key: None, value: Bytes::from(bytes), timestamp_ms: value as i64 }])
+    encode(&[Record { key: None, value: Some(Bytes::from(bytes)), timestamp_ms: value as i64 }])
 }
 
 /// Producers without sequences: each value once, whatever becomes of it.
