@@ -72,7 +72,8 @@ async fn reconcile(node_id: u64, raft: &Node, image: &Image) -> bool {
             }
         }
     });
-    opened.buffer_unordered(OPENING_MAX).all(|opened| std::future::ready(opened)).await
+    // Every one is awaited: a failure must not drop the opening of another halfway.
+    opened.buffer_unordered(OPENING_MAX).fold(true, |all, opened| std::future::ready(all && opened)).await
 }
 
 fn wanted(node_id: u64, image: &Image) -> BTreeMap<GroupId, PartitionSpec> {

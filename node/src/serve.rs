@@ -9,6 +9,8 @@ use std::time::Duration;
 use meridian_raft::env::Env;
 use meridian_raft::node::{Node, NodeConfig, NodeError, Timing};
 
+use crate::admin::server::{Admin, AdminError};
+use crate::admin::view::View;
 use crate::authentication::{Authenticator, AuthenticatorError};
 use crate::config::Config;
 use crate::controller::command::{Answer, Command};
@@ -35,6 +37,8 @@ pub enum ServeError {
     #[error(transparent)]
     Authenticator(#[from] AuthenticatorError),
     #[error(transparent)]
+    Admin(#[from] AdminError),
+    #[error(transparent)]
     Node(#[from] NodeError),
 }
 
@@ -45,6 +49,7 @@ pub async fn serve(config: Config, raft_runtime: tokio::runtime::Handle, stop: i
     let credentials = Credentials::load(&config.tls)?;
     let authenticator = Authenticator::start(env.clone(), &config.authentication).await?;
     write_pid(&config)?;
+    let admin = Admin::start(config.admin.listen, Arc::new(credentials.server()?), authenticator.clone()).await?;
     let node_config = node_config(&config, &credentials)?;
     let start = Node::start(env.clone(), node_config);
     let raft = raft_runtime.spawn(start).await.map_err(|error| NodeError::Raft(error.to_string()))??;
@@ -64,15 +69,27 @@ pub async fn serve(config: Config, raft_runtime: tokio::runtime::Handle, stop: i
         authenticator,
         env,
     };
+    admin.show(View {
+        mesh: config.mesh.as_str().into(),
+        region: broker.region.clone(),
+        node_id: config.node_id,
+        env: broker.env.clone(),
+        raft: raft.clone(),
+        controller: controller.clone(),
+        groups: broker.groups.clone(),
+        links: None,
+    });
     tracing::info!(region = %config.region, node = config.node_id, "serving");
 
     stop.await;
 
     tracing::info!("stopping");
+    admin.phase().stopping();
     registration.abort();
     drop(broker);
     drop(hosting);
     raft.shutdown().await;
+    drop(admin);
     let _ = std::fs::remove_file(config.data_dir.join(PID_FILE));
     Ok(())
 }

@@ -327,6 +327,12 @@ impl Node {
         live
     }
 
+    /// Why a group here cannot go on, if one cannot: a failed disk, or a bug. The groups share one disk, so the first to say it says enough.
+    pub fn failure(&self) -> Option<String> {
+        let control = read(&self.inner.control).as_ref().and_then(|control| control.group().failure());
+        control.or_else(|| read(&self.inner.partitions).values().find_map(|partition| partition.group().failure()))
+    }
+
     pub fn stats(&self) -> NodeStats {
         let WriterStats { syncs, sync_us_sum, sync_us_max, bytes_written } = self.inner.writer.stats();
         NodeStats { syncs, sync_us_sum, sync_us_max, bytes_written, elections: self.inner.elections.load(Ordering::Relaxed) }

@@ -1,0 +1,111 @@
+//! What is asked and answered over HTTP, and who may ask it.
+
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Extension, Json, Router};
+use meridian_auth::principal::Principal;
+
+use super::health::{self, Phase};
+use super::mesh;
+use super::view::View;
+use crate::authentication::Authenticator;
+
+/// One request, from its head to the head of its answer.
+pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What the routes read. The view is there once the node has opened its data folder.
+#[derive(Debug, Clone)]
+pub struct Rooms {
+    pub phase: Phase,
+    pub view: Arc<OnceLock<View>>,
+    pub authenticator: Authenticator,
+}
+
+/// How and from where one connection came.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller {
+    pub secure: bool,
+    pub host: IpAddr,
+}
+
+/// All routes, for connections of one kind.
+pub fn router(rooms: Rooms, caller: Caller) -> Router {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/v1/mesh", get(mesh_status))
+        .layer(from_fn(gate))
+        .layer(Extension(caller))
+        .with_state(rooms)
+}
+
+/// Refuses what no route wants: bodies, and anything but health and metrics without TLS. Bounds the time of the rest.
+async fn gate(Extension(caller): Extension<Caller>, request: Request, next: Next) -> Response {
+    if !caller.secure && request.uri().path().starts_with("/v1") {
+        return (StatusCode::FORBIDDEN, "This is answered over TLS only: ask again with https.\n").into_response();
+    }
+    if request.body().size_hint().exact() != Some(0) {
+        return (StatusCode::PAYLOAD_TOO_LARGE, "No request here has a body.\n").into_response();
+    }
+    match tokio::time::timeout(REQUEST_DEADLINE, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "The answer took too long.\n").into_response(),
+    }
+}
+
+async fn healthz(State(rooms): State<Rooms>) -> Response {
+    match health::failure(&rooms.phase, rooms.view.get()) {
+        None => (StatusCode::OK, "ok\n").into_response(),
+        Some(failure) => (StatusCode::SERVICE_UNAVAILABLE, format!("failed: {failure}\n")).into_response(),
+    }
+}
+
+#[derive(serde::Serialize)]
+struct Readiness {
+    ready: bool,
+    missing: Vec<String>,
+}
+
+async fn readyz(State(rooms): State<Rooms>) -> Response {
+    let missing = health::missing(&rooms.phase, rooms.view.get());
+    let ready = missing.is_empty();
+    let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(Readiness { ready, missing })).into_response()
+}
+
+async fn mesh_status(State(rooms): State<Rooms>, Extension(caller): Extension<Caller>, headers: HeaderMap) -> Response {
+    let Some(principal) = authenticated(&rooms.authenticator, &headers).await else { return unauthorized() };
+    match rooms.view.get() {
+        Some(view) => Json(mesh::status(view, &principal, caller.host)).into_response(),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "The node is starting.\n").into_response(),
+    }
+}
+
+/// The caller says nothing right, or the caller is told nothing: why a token was refused is for our log alone.
+fn unauthorized() -> Response {
+    (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], Body::empty()).into_response()
+}
+
+async fn authenticated(authenticator: &Authenticator, headers: &HeaderMap) -> Option<Principal> {
+    let mut given = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(value), None) = (given.next(), given.next()) else { return None };
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return None;
+    }
+    match authenticator.verify(token.trim()).await {
+        Ok(verified) => Some(verified.principal),
+        Err(error) => {
+            tracing::info!(%error, "a token was refused at the admin listener");
+            None
+        }
+    }
+}
