@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::controller::command::{Answer, Command};
 use crate::controller::handle::{Controller, Region};
 use crate::controller::image::NodeRecord;
+use crate::folder_lock::{FolderLock, LockError};
 use crate::groups::Groups;
 use crate::hosting::Hosting;
 use crate::kafka::Broker;
@@ -27,11 +28,18 @@ const TIMING: Timing = Timing { heartbeat_ms: 100, election_min_ms: 400, electio
 const REGISTER_AGAIN: Duration = Duration::from_millis(200);
 /// In the data folder: the process that has it open.
 pub const PID_FILE: &str = "node.pid";
+/// In the data folder while this node serves clients as part of its region: the id of the process that does. What a killed process left behind
+/// names another.
+pub const READY_FILE: &str = "ready";
+/// Between two looks whether the region's controller has a leader.
+const LEADER_AGAIN: Duration = Duration::from_millis(20);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     #[error("{path}: {error}")]
     File { path: PathBuf, error: io::Error },
+    #[error(transparent)]
+    Lock(#[from] LockError),
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error(transparent)]
@@ -45,10 +53,11 @@ pub enum ServeError {
 /// Serves until `stop` resolves, then hands leaderships over and stops. `raft` runs Raft alone, so that busy clients cannot starve its
 /// heartbeats; everything else runs on the calling runtime.
 pub async fn serve(config: Config, raft_runtime: tokio::runtime::Handle, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
+    let _lock = FolderLock::take(&config.data_dir)?;
     let env = Env::real();
     let credentials = Credentials::load(&config.tls)?;
     let authenticator = Authenticator::start(env.clone(), &config.authentication).await?;
-    write_pid(&config)?;
+    write_process_id(&config, PID_FILE)?;
     let admin = Admin::start(config.admin.listen, Arc::new(credentials.server()?), authenticator.clone()).await?;
     let node_config = node_config(&config, &credentials)?;
     let start = Node::start(env.clone(), node_config);
@@ -56,7 +65,6 @@ pub async fn serve(config: Config, raft_runtime: tokio::runtime::Handle, stop: i
     let region =
         Region { mesh: config.mesh.clone(), name: config.region.clone(), number: config.region_number, superusers: config.superusers() };
     let controller = Controller::start(&raft, region).await?;
-    let registration = tokio::spawn(register(controller.clone(), record(&config)));
     let hosting = Hosting::start(config.node_id, raft.clone(), controller.clone());
     let groups = Groups::start(env.clone(), raft.clone(), controller.clone());
     let broker = Broker {
@@ -79,13 +87,17 @@ pub async fn serve(config: Config, raft_runtime: tokio::runtime::Handle, stop: i
         groups: broker.groups.clone(),
         links: None,
     });
+    // Last: a node that says it is ready has every listener open.
+    let joining = tokio::spawn(join(config.clone(), controller));
     tracing::info!(region = %config.region, node = config.node_id, "serving");
 
     stop.await;
 
     tracing::info!("stopping");
     admin.phase().stopping();
-    registration.abort();
+    joining.abort();
+    let _ = joining.await;
+    let _ = std::fs::remove_file(config.data_dir.join(READY_FILE));
     drop(broker);
     drop(hosting);
     raft.shutdown().await;
@@ -94,9 +106,10 @@ pub async fn serve(config: Config, raft_runtime: tokio::runtime::Handle, stop: i
     Ok(())
 }
 
-fn write_pid(config: &Config) -> Result<(), ServeError> {
-    let path = config.data_dir.join(PID_FILE);
-    let written = std::fs::create_dir_all(&config.data_dir).and_then(|()| std::fs::write(&path, format!("{}\n", std::process::id())));
+/// Writes this process's id to a file of the data folder, whole or not at all.
+fn write_process_id(config: &Config, name: &str) -> Result<(), ServeError> {
+    let (path, draft) = (config.data_dir.join(name), config.data_dir.join(format!("{name}.draft")));
+    let written = std::fs::write(&draft, format!("{}\n", std::process::id())).and_then(|()| std::fs::rename(&draft, &path));
     written.map_err(|error| ServeError::File { path, error })
 }
 
@@ -123,6 +136,18 @@ fn record(config: &Config) -> NodeRecord {
         admin: config.admin.listen.to_string(),
         link: config.link.listen.to_string(),
         rack: config.rack.clone(),
+    }
+}
+
+/// Makes this node known to its region, and says in [`READY_FILE`] when it is.
+async fn join(config: Config, controller: Controller) {
+    register(controller.clone(), record(&config)).await;
+    while controller.leader().is_none() {
+        tokio::time::sleep(LEADER_AGAIN).await;
+    }
+    match write_process_id(&config, READY_FILE) {
+        Ok(()) => tracing::info!("ready"),
+        Err(error) => tracing::error!(%error, "ready, but cannot say so"),
     }
 }
 

@@ -1,10 +1,16 @@
 //! The command line: one file per noun.
 
+mod dev;
+mod serve;
 mod token;
 
 use clap::{Parser, Subcommand};
 
+use crate::config::ConfigError;
 use crate::dev::issuer::IssuerError;
+use crate::dev::mesh::DevError;
+use crate::logs::LogsError;
+use crate::serve::ServeError;
 
 #[derive(Debug, Parser)]
 #[command(name = "meridian", version, about = "A geo-replicated streaming mesh", arg_required_else_help = true)]
@@ -15,12 +21,28 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Noun {
+    /// A whole mesh on this machine: regions of real nodes, with certificates and tokens of its own
+    Dev(dev::Dev),
+    /// One node of a mesh, in the foreground
+    Serve(serve::Serve),
     /// Tokens of a development mesh's own issuer
     Token(token::Token),
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    #[error(transparent)]
+    Logs(#[from] LogsError),
+    #[error("cannot start: {0}")]
+    Runtime(std::io::Error),
+    #[error("--die-with-parent: {0}")]
+    Parent(std::io::Error),
+    #[error(transparent)]
+    Dev(#[from] DevError),
     #[error(transparent)]
     Issuer(#[from] IssuerError),
     #[error("the token was refused: {0}")]
@@ -32,6 +54,8 @@ pub enum CliError {
 impl Arguments {
     pub fn run(self) -> Result<(), CliError> {
         match self.noun {
+            Noun::Dev(dev) => dev.run(),
+            Noun::Serve(serve) => serve.run(),
             Noun::Token(token) => token.run(),
         }
     }

@@ -15,7 +15,7 @@ pub const ISSUER: &str = "https://issuer.dev.meridian.invalid";
 pub const AUDIENCE: &str = "meridian";
 
 const KEY_FILE: &str = "issuer.key.pem";
-const JWKS_FILE: &str = "jwks.json";
+pub const JWKS_FILE: &str = "jwks.json";
 
 /// An opened issuer. Its private key never leaves its file (mode 0600) and this value.
 pub struct Issuer {
