@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod authentication;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod controller;
 pub mod dev;
