@@ -69,6 +69,12 @@ impl NodeIdentity {
     }
 }
 
+/// When a certificate (DER) expires, seconds since the epoch.
+pub fn expires_at_s(certificate: &[u8]) -> Result<i64, CertificateError> {
+    let (_, certificate) = X509Certificate::from_der(certificate).map_err(|_| CertificateError::Malformed)?;
+    Ok(certificate.validity().not_after.timestamp())
+}
+
 #[cfg(test)]
 mod tests {
     use rcgen::{CertificateParams, KeyPair, SanType};
@@ -111,6 +117,15 @@ mod tests {
         for name in refused {
             assert_eq!(NodeIdentity::from_uri(&format!("spiffe://{name}")), Err(CertificateError::Name), "{name}");
         }
+    }
+
+    #[test]
+    fn the_expiry_is_the_last_second_of_validity() {
+        let mut params = CertificateParams::new(vec!["localhost".to_string()]).expect("a DNS name");
+        params.not_after = rcgen::date_time_ymd(2040, 1, 1);
+        let der = params.self_signed(&KeyPair::generate().expect("a key")).expect("a certificate").der().to_vec();
+        assert_eq!(expires_at_s(&der), Ok(2_208_988_800));
+        assert_eq!(expires_at_s(b"junk"), Err(CertificateError::Malformed));
     }
 
     #[test]

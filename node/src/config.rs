@@ -11,7 +11,7 @@ use meridian_auth::principal::Principal;
 use crate::nearest::nearest;
 
 /// All of `meridian serve --config FILE`. Relative paths are relative to the file's folder.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Name of the mesh; part of every certificate's identity.
@@ -93,12 +93,25 @@ pub struct Authentication {
 }
 
 /// Where traces and metrics go.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Telemetry {
     /// OTLP over HTTP, for example `http://collector:4318`; off when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub otlp_endpoint: Option<String>,
+    /// Share of Kafka requests that are traced, 0 to 1; default 0.01.
+    #[serde(default = "trace_ratio_default")]
+    pub trace_ratio: f64,
+}
+
+fn trace_ratio_default() -> f64 {
+    0.01
+}
+
+impl Default for Telemetry {
+    fn default() -> Telemetry {
+        Telemetry { otlp_endpoint: None, trace_ratio: trace_ratio_default() }
+    }
 }
 
 /// A configuration file larger than this is some other file.
@@ -171,7 +184,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ("admin", &["listen"]),
     ("tls", &["ca", "certificate", "key"]),
     ("authentication", &["issuer", "audience", "jwks"]),
-    ("telemetry", &["otlp_endpoint"]),
+    ("telemetry", &["otlp_endpoint", "trace_ratio"]),
 ];
 
 /// serde refuses unknown keys too, but cannot say which known one was meant.
@@ -238,7 +251,9 @@ impl Config {
         require(is_https(jwks) || !jwks.contains("://"), "authentication.jwks", "is neither a file nor an https URL")?;
         let endpoint = self.telemetry.otlp_endpoint.as_deref();
         let http = endpoint.is_none_or(|url| is_https(url) || url.starts_with("http://"));
-        require(http, "telemetry.otlp_endpoint", "is not an http or https URL")
+        require(http, "telemetry.otlp_endpoint", "is not an http or https URL")?;
+        let ratio = self.telemetry.trace_ratio;
+        require((0.0..=1.0).contains(&ratio), "telemetry.trace_ratio", format!("is {ratio}, not 0 to 1"))
     }
 
     fn check_peers(&self) -> Result<(), Fault> {
@@ -313,6 +328,7 @@ audience = "meridian"
 jwks = "jwks.json"
 [telemetry]
 otlp_endpoint = "http://collector:4318"
+trace_ratio = 0.5
 "#;
 
     fn load_text(text: &str) -> (PathBuf, Result<Config, ConfigError>) {
@@ -372,6 +388,7 @@ otlp_endpoint = "http://collector:4318"
         assert_eq!(complaint("[::1]:9101", "::1:9101"), "peer.nodes.2 \"::1:9101\" is not HOST:PORT");
         assert_eq!(complaint("2 = \"[", "02 = \"["), "peer.nodes.02 is not named by a node id, 0 to 2147483647");
         assert_eq!(complaint("jwks.json", "http://issuer.example"), "authentication.jwks is neither a file nor an https URL");
+        assert_eq!(complaint("trace_ratio = 0.5", "trace_ratio = 1.5"), "telemetry.trace_ratio is 1.5, not 0 to 1");
         assert_eq!(complaint("n1.example:9092", "n1.example:0"), "kafka.advertised \"n1.example:0\" is not HOST:PORT");
     }
 

@@ -15,4 +15,5 @@ pub mod logs;
 mod nearest;
 pub mod serve;
 pub mod signals;
+pub mod telemetry;
 pub mod tls;

@@ -20,6 +20,7 @@ use crate::folder_lock::{FolderLock, LockError};
 use crate::groups::Groups;
 use crate::hosting::Hosting;
 use crate::kafka::Broker;
+use crate::telemetry::otlp::{Otlp, OtlpError};
 use crate::tls::{Credentials, TlsError};
 
 /// Raft's clocks: a dead leader is replaced well within a second, a busy machine's pauses are not taken for death.
@@ -47,6 +48,8 @@ pub enum ServeError {
     #[error(transparent)]
     Admin(#[from] AdminError),
     #[error(transparent)]
+    Otlp(#[from] OtlpError),
+    #[error(transparent)]
     Node(#[from] NodeError),
 }
 
@@ -54,10 +57,13 @@ pub enum ServeError {
 /// heartbeats; everything else runs on the calling runtime.
 pub async fn serve(config: Config, raft_runtime: tokio::runtime::Handle, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
     let _lock = FolderLock::take(&config.data_dir)?;
+    // Two providers are compiled in, and a library that asks for the default one must not have to choose. Refused where it is set already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let env = Env::real();
     let credentials = Credentials::load(&config.tls)?;
     let authenticator = Authenticator::start(env.clone(), &config.authentication).await?;
     write_process_id(&config, PID_FILE)?;
+    let otlp = Otlp::start(&config)?;
     let admin = Admin::start(config.admin.listen, Arc::new(credentials.server()?), authenticator.clone()).await?;
     let node_config = node_config(&config, &credentials)?;
     let start = Node::start(env.clone(), node_config);
@@ -86,7 +92,11 @@ pub async fn serve(config: Config, raft_runtime: tokio::runtime::Handle, stop: i
         controller: controller.clone(),
         groups: broker.groups.clone(),
         links: None,
+        certificate_expires_at_s: credentials.expires_at_s()?,
     });
+    if let Some(otlp) = &otlp {
+        otlp.observe(admin.metrics());
+    }
     // Last: a node that says it is ready has every listener open.
     let joining = tokio::spawn(join(config.clone(), controller));
     tracing::info!(region = %config.region, node = config.node_id, "serving");
@@ -101,6 +111,9 @@ pub async fn serve(config: Config, raft_runtime: tokio::runtime::Handle, stop: i
     drop(broker);
     drop(hosting);
     raft.shutdown().await;
+    if let Some(otlp) = otlp {
+        otlp.shutdown().await;
+    }
     drop(admin);
     let _ = std::fs::remove_file(config.data_dir.join(PID_FILE));
     Ok(())

@@ -82,6 +82,13 @@ impl Credentials {
         Ok(Credentials { roots, chain, key })
     }
 
+    /// When the first certificate of the chain expires, seconds since the epoch.
+    pub fn expires_at_s(&self) -> Result<i64, TlsError> {
+        let expiries = self.chain.iter().map(|certificate| meridian_auth::certificate::expires_at_s(certificate));
+        let expiries: Vec<i64> = expiries.collect::<Result<_, _>>().map_err(unusable)?;
+        expiries.into_iter().min().ok_or_else(|| unusable("the chain is empty"))
+    }
+
     /// Mutual TLS 1.3 between the nodes of a region. No resumption: rustls would not look at the peer's certificate again.
     pub fn peer(&self, mesh: &str, region: &str) -> Result<PeerTls, TlsError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

@@ -17,6 +17,8 @@ use super::health::{self, Phase};
 use super::mesh;
 use super::view::View;
 use crate::authentication::Authenticator;
+use crate::telemetry::family;
+use crate::telemetry::metrics::Metrics;
 
 /// One request, from its head to the head of its answer.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
@@ -27,6 +29,7 @@ pub struct Rooms {
     pub phase: Phase,
     pub view: Arc<OnceLock<View>>,
     pub authenticator: Authenticator,
+    pub metrics: Metrics,
 }
 
 /// How and from where one connection came.
@@ -41,6 +44,7 @@ pub fn router(rooms: Rooms, caller: Caller) -> Router {
     Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
         .route("/v1/mesh", get(mesh_status))
         .layer(from_fn(gate))
         .layer(Extension(caller))
@@ -79,6 +83,11 @@ async fn readyz(State(rooms): State<Rooms>) -> Response {
     let ready = missing.is_empty();
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(Readiness { ready, missing })).into_response()
+}
+
+async fn metrics(State(rooms): State<Rooms>) -> Response {
+    let text = family::text(&rooms.metrics.families());
+    ([(header::CONTENT_TYPE, family::CONTENT_TYPE)], text).into_response()
 }
 
 async fn mesh_status(State(rooms): State<Rooms>, Extension(caller): Extension<Caller>, headers: HeaderMap) -> Response {

@@ -18,6 +18,7 @@ use super::health::Phase;
 use super::routes::{self, Caller, REQUEST_DEADLINE, Rooms};
 use super::view::View;
 use crate::authentication::Authenticator;
+use crate::telemetry::metrics::Metrics;
 
 /// Connections at once; whoever comes then is closed at once. Probes and scrapers are few.
 const CONNECTIONS_MAX: usize = 256;
@@ -48,6 +49,7 @@ pub struct Admin {
     address: SocketAddr,
     phase: Phase,
     view: Arc<OnceLock<View>>,
+    metrics: Metrics,
     stop: watch::Sender<()>,
     accepting: AbortHandle,
 }
@@ -66,10 +68,11 @@ impl Admin {
         let listener = TcpListener::bind(listen).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
         let (phase, view) = (Phase::default(), Arc::<OnceLock<View>>::default());
-        let rooms = Rooms { phase: phase.clone(), view: view.clone(), authenticator };
+        let metrics = Metrics::new(phase.clone(), view.clone());
+        let rooms = Rooms { phase: phase.clone(), view: view.clone(), authenticator, metrics: metrics.clone() };
         let (stop, stopped) = watch::channel(());
         let accepting = tokio::spawn(accept(listener, TlsAcceptor::from(tls), rooms, stopped)).abort_handle();
-        Ok(Admin { address, phase, view, stop, accepting })
+        Ok(Admin { address, phase, view, metrics, stop, accepting })
     }
 
     /// Where requests are accepted; tells the port when the configuration asked for any.
@@ -80,6 +83,11 @@ impl Admin {
     /// What the node says of its start and stop.
     pub fn phase(&self) -> &Phase {
         &self.phase
+    }
+
+    /// What `/metrics` shows.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// The node has opened its data folder: from now on there is something to tell.

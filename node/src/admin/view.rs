@@ -21,4 +21,6 @@ pub struct View {
     pub groups: Groups,
     /// None on a node without links.
     pub links: Option<Links>,
+    /// When the first certificate of this node's chain expires, seconds since the epoch.
+    pub certificate_expires_at_s: i64,
 }

@@ -127,6 +127,10 @@ impl Running {
         self.issuer.issue(subject, AUDIENCE, ttl_s, now_s - ago_s).expect("a token")
     }
 
+    pub async fn metrics(&self) -> String {
+        self.client.get(self.plain("/metrics")).send().await.expect("an answer").text().await.expect("text")
+    }
+
     pub async fn stop(self) {
         self.stop.send(()).expect("running");
         tokio::time::timeout(PATIENCE, self.serving).await.expect("in time").expect("no panic").expect("stopped well");

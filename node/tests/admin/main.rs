@@ -1,6 +1,7 @@
 //! The admin port of a whole node: what it tells to whom, and what hostile callers cannot do to it.
 
 mod harness;
+mod telemetry;
 
 use std::time::Duration;
 
