@@ -291,6 +291,12 @@ impl Node {
         }
     }
 
+    /// True once the group's leader can commit, by its own word: what is appended there now is not refused for want of a leader.
+    pub fn is_led(&self, id: GroupId) -> bool {
+        let here = self.group(id).is_some_and(|group| group.leadership().borrow().is_leader);
+        here || lock(&self.inner.heard).contains_key(&id)
+    }
+
     /// A peer told which groups it leads now, and so which it leads no more.
     pub(crate) fn heard_leaders(&self, peer: NodeId, led: Vec<(GroupId, i32)>) {
         let mut heard = lock(&self.inner.heard);

@@ -55,8 +55,10 @@ pub(super) fn accept(
 fn remove_untold(image: &mut Image, region: &str, told: &[CatalogueTopic]) {
     let told: BTreeMap<Uuid, &str> = told.iter().map(|topic| (topic.id, topic.name.as_str())).collect();
     let goes = |topic: &Topic| topic.home == region && told.get(&topic.id) != Some(&topic.name.as_str());
-    image.topics.retain(|_, topic| !goes(topic));
-    image.topics_by_id.retain(|_, topic| !goes(topic));
+    if image.topics_by_id.values().any(|topic| goes(topic)) {
+        Arc::make_mut(&mut image.topics).retain(|_, topic| !goes(topic));
+        Arc::make_mut(&mut image.topics_by_id).retain(|_, topic| !goes(topic));
+    }
 }
 
 /// Makes or updates one mirror, or says why it cannot be. Only a missing or impossible placement refuses the whole catalogue: the proposer

@@ -21,13 +21,22 @@ pub enum Command {
         replicas: Vec<Vec<u64>>,
         configs: BTreeMap<String, String>,
     },
+    /// The id keeps a delete that comes late from a topic that was made again under the name.
     DeleteTopic {
         name: String,
+        id: Uuid,
     },
-    /// `None` removes a key.
+    /// Adds partitions behind those that are there. `from` is how many the proposer saw: the placement is for what follows them.
+    GrowTopic {
+        name: String,
+        from: usize,
+        replicas: Vec<Vec<u64>>,
+    },
     AlterTopicConfigs {
         name: String,
-        changes: BTreeMap<String, Option<String>>,
+        changes: BTreeMap<String, ConfigChange>,
+        /// What is set and not among the changes goes back to its default.
+        replace: bool,
     },
     CreateAcls {
         bindings: Vec<Binding>,
@@ -45,6 +54,19 @@ pub enum Command {
         catalogue: Catalogue,
         replicas: BTreeMap<Uuid, Vec<Vec<u64>>>,
     },
+}
+
+/// What becomes of one config. The change of a list is decided where it is applied, so that none of two at once is lost.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConfigChange {
+    Set(String),
+    /// Back to the default.
+    Reset,
+    /// Adds to a list what it does not hold yet; values are separated by commas.
+    Append(String),
+    /// Takes from a list.
+    Subtract(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -1,5 +1,6 @@
 //! A node's way into the region's metadata: commands go through the controller's Raft group, images come out.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ pub struct Region {
 pub struct Controller {
     control: Control,
     image: watch::Receiver<Arc<Image>>,
+    /// Partitions placed so far, as far as this node knows: where the next round robin starts.
+    placed: Arc<AtomicUsize>,
 }
 
 /// Applies what the group commits.
@@ -75,7 +78,7 @@ impl Controller {
         let state = State::new(&region.mesh, &region.name, region.number, region.superusers);
         let (sender, image) = watch::channel(state.image());
         let control = node.open_controller(Arc::new(Applier { state: Mutex::new(state), image: sender })).await?;
-        Ok(Controller { control, image })
+        Ok(Controller { control, image, placed: Arc::default() })
     }
 
     /// The metadata as last applied on this node.
@@ -104,6 +107,12 @@ impl Controller {
             tokio::time::timeout(IMAGE_DEADLINE, shown).await.map_err(|_| SubmitError::Timeout)?.map_err(|_| SubmitError::Unavailable)?;
         }
         Ok(answer)
+    }
+
+    /// Where the round robin of `partitions` new ones starts, of a region that has `held`. Topics made at once begin behind each other.
+    pub(super) fn turn(&self, held: usize, partitions: usize) -> usize {
+        let further = |placed: usize| Some(placed.max(held).wrapping_add(partitions));
+        self.placed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, further).map_or(held, |placed| placed.max(held))
     }
 
     /// The node that leads the controller group, as last heard.

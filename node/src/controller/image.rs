@@ -52,8 +52,8 @@ pub struct Image {
     pub mesh: String,
     pub region: String,
     pub nodes: BTreeMap<u64, NodeRecord>,
-    pub topics: BTreeMap<String, Arc<Topic>>,
-    pub topics_by_id: BTreeMap<Uuid, Arc<Topic>>,
+    pub topics: Arc<BTreeMap<String, Arc<Topic>>>,
+    pub topics_by_id: Arc<BTreeMap<Uuid, Arc<Topic>>>,
     /// ACLs by the region that made them, this one included.
     pub acls: BTreeMap<String, Arc<Store>>,
     /// `Kind:name` of principals that may do everything.

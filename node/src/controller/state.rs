@@ -8,7 +8,7 @@ use meridian_auth::acl::{Binding, CLUSTER_NAME, Filter, PatternType, ResourceTyp
 use meridian_auth::principal::Principal;
 use uuid::Uuid;
 
-use super::command::{Answer, Command};
+use super::command::{Answer, Command, ConfigChange};
 use super::image::{Image, NodeRecord, Topic};
 use super::{topic_config, topic_name};
 
@@ -76,8 +76,9 @@ impl State {
         match command {
             Command::RegisterNode { node } => register_node(image, node),
             Command::CreateTopic { name, id, replicas, configs } => create_topic(image, name, id, replicas, configs),
-            Command::DeleteTopic { name } => delete_topic(image, &name),
-            Command::AlterTopicConfigs { name, changes } => alter_topic_configs(image, &name, changes),
+            Command::DeleteTopic { name, id } => delete_topic(image, &name, id),
+            Command::GrowTopic { name, from, replicas } => grow_topic(image, &name, from, replicas),
+            Command::AlterTopicConfigs { name, changes, replace } => alter_topic_configs(image, &name, changes, replace),
             Command::CreateAcls { bindings } => create_acls(image, bindings),
             Command::DeleteAcls { filters } => Ok(delete_acls(image, &filters)),
             Command::AllocateProducerIds { count } => self.allocate_producer_ids(image, count),
@@ -138,11 +139,13 @@ fn create_topic(
     }
     check_replicas(image, &replicas)?;
     let home = image.region.clone();
-    put_topic(image, Topic { internal: topic_name::is_internal(&name), name, id, partitions: replicas, configs, home, mirrors: vec![] })
+    let topic = Topic { internal: topic_name::is_internal(&name), name, id, partitions: replicas, configs, home, mirrors: vec![] };
+    insert(image, configured(topic)?);
+    Ok(Answer::Done)
 }
 
-/// Checks the configs of a topic homed here, derives its mirrors from them, and puts it in place of what had its name.
-fn put_topic(image: &mut Image, mut topic: Topic) -> Result<Answer, Answer> {
+/// Checks the configs of a topic homed here and derives its mirrors from them.
+fn configured(mut topic: Topic) -> Result<Topic, Answer> {
     for (name, value) in &topic.configs {
         topic_config::check(&topic.home, name, value).map_err(invalid)?;
     }
@@ -150,14 +153,13 @@ fn put_topic(image: &mut Image, mut topic: Topic) -> Result<Answer, Answer> {
     if topic.internal && !topic.mirrors.is_empty() {
         return Err(invalid(format!("{} is kept by each region for itself and cannot be mirrored", topic.name)));
     }
-    insert(image, topic);
-    Ok(Answer::Done)
+    Ok(topic)
 }
 
 pub(super) fn insert(image: &mut Image, topic: Topic) {
     let topic = Arc::new(topic);
-    image.topics.insert(topic.name.clone(), topic.clone());
-    image.topics_by_id.insert(topic.id, topic);
+    Arc::make_mut(&mut image.topics).insert(topic.name.clone(), topic.clone());
+    Arc::make_mut(&mut image.topics_by_id).insert(topic.id, topic);
 }
 
 /// Are these lists, one per partition, a possible placement on the region's registered nodes?
@@ -189,26 +191,64 @@ fn homed_here(image: &Image, name: &str) -> Result<Arc<Topic>, Answer> {
     Ok(topic.clone())
 }
 
-fn delete_topic(image: &mut Image, name: &str) -> Result<Answer, Answer> {
+fn delete_topic(image: &mut Image, name: &str, id: Uuid) -> Result<Answer, Answer> {
     let topic = homed_here(image, name)?;
+    if topic.id != id {
+        return Err(Answer::UnknownTopic);
+    }
     if topic.internal {
         return Err(invalid(format!("{name} is the region's own and cannot be deleted")));
     }
-    image.topics.remove(name);
-    image.topics_by_id.remove(&topic.id);
+    Arc::make_mut(&mut image.topics).remove(name);
+    Arc::make_mut(&mut image.topics_by_id).remove(&topic.id);
     Ok(Answer::Done)
 }
 
-fn alter_topic_configs(image: &mut Image, name: &str, changes: BTreeMap<String, Option<String>>) -> Result<Answer, Answer> {
+fn grow_topic(image: &mut Image, name: &str, from: usize, replicas: Vec<Vec<u64>>) -> Result<Answer, Answer> {
     let mut topic = Topic::clone(&*homed_here(image, name)?);
-    for (config, value) in changes {
+    if topic.partitions.len() != from {
+        return Err(invalid(format!("{name} has {} partitions by now, not {from}", topic.partitions.len())));
+    }
+    if topic.internal {
+        return Err(invalid(format!("{name} is the region's own; its partitions are fixed")));
+    }
+    if replicas.is_empty() {
+        return Err(invalid("no partition to add"));
+    }
+    topic.partitions.extend(replicas);
+    check_replicas(image, &topic.partitions)?;
+    insert(image, topic);
+    Ok(Answer::Done)
+}
+
+fn alter_topic_configs(image: &mut Image, name: &str, changes: BTreeMap<String, ConfigChange>, replace: bool) -> Result<Answer, Answer> {
+    let topic = altered(image, name, changes, replace)?;
+    insert(image, topic);
+    Ok(Answer::Done)
+}
+
+/// The topic of that name as it will be: for those who only ask whether it may be.
+pub(super) fn altered(image: &Image, name: &str, changes: BTreeMap<String, ConfigChange>, replace: bool) -> Result<Topic, Answer> {
+    let mut topic = Topic::clone(&*homed_here(image, name)?);
+    if replace {
+        topic.configs.retain(|config, _| changes.contains_key(config));
+    }
+    for (config, change) in changes {
         topic_config::find(&config).map_err(invalid)?;
-        match value {
-            Some(value) => topic.configs.insert(config, value),
-            None => topic.configs.remove(&config),
+        match change {
+            ConfigChange::Set(value) => topic.configs.insert(config, value),
+            ConfigChange::Reset => topic.configs.remove(&config),
+            ConfigChange::Append(values) => {
+                let list = topic_config::appended(&topic.configs, &config, &values).map_err(invalid)?;
+                topic.configs.insert(config, list)
+            }
+            ConfigChange::Subtract(values) => {
+                let list = topic_config::subtracted(&topic.configs, &config, &values).map_err(invalid)?;
+                topic.configs.insert(config, list)
+            }
         };
     }
-    put_topic(image, topic)
+    configured(topic)
 }
 
 fn own_acls(image: &mut Image) -> &mut Store {
@@ -216,17 +256,7 @@ fn own_acls(image: &mut Image) -> &mut Store {
 }
 
 fn create_acls(image: &mut Image, bindings: Vec<Binding>) -> Result<Answer, Answer> {
-    for binding in &bindings {
-        check_binding(binding).map_err(invalid)?;
-        if binding.resource == ResourceType::Topic
-            && binding.pattern == PatternType::Literal
-            && let Some(topic) = image.topics.get(&binding.name)
-            && topic.home != image.region
-        {
-            // It would be kept here and decide nothing: the home's ACLs do.
-            return Err(Answer::HomedElsewhere { home: topic.home.clone() });
-        }
-    }
+    bindings.iter().try_for_each(|binding| check_binding(image, binding))?;
     let store = own_acls(image);
     for binding in bindings {
         store.add(binding);
@@ -237,14 +267,25 @@ fn create_acls(image: &mut Image, bindings: Vec<Binding>) -> Result<Answer, Answ
     Ok(Answer::Done)
 }
 
-/// Is this a rule that can ever match anything?
-fn check_binding(binding: &Binding) -> Result<(), String> {
+/// Is this a rule that can ever match anything here?
+pub(crate) fn check_binding(image: &Image, binding: &Binding) -> Result<(), Answer> {
     let texts = [&binding.name, &binding.principal.kind, &binding.principal.name, &binding.host];
     if texts.iter().any(|text| text.is_empty() || text.len() > TEXT_BYTES_MAX) {
-        return Err(format!("an ACL's resource name, principal and host have 1 to {TEXT_BYTES_MAX} bytes"));
+        return Err(invalid(format!("an ACL's resource name, principal and host have 1 to {TEXT_BYTES_MAX} bytes")));
+    }
+    if binding.host != "*" && binding.host.parse::<std::net::IpAddr>().is_err() {
+        return Err(invalid(format!("an ACL's host is an address or *, not {:?}", binding.host)));
     }
     if binding.resource == ResourceType::Cluster && (binding.pattern != PatternType::Literal || binding.name != CLUSTER_NAME) {
-        return Err(format!("the one cluster resource is the literal {CLUSTER_NAME}"));
+        return Err(invalid(format!("the one cluster resource is the literal {CLUSTER_NAME}")));
+    }
+    if binding.resource == ResourceType::Topic
+        && binding.pattern == PatternType::Literal
+        && let Some(topic) = image.topics.get(&binding.name)
+        && topic.home != image.region
+    {
+        // It would be kept here and decide nothing: the home's ACLs do.
+        return Err(Answer::HomedElsewhere { home: topic.home.clone() });
     }
     Ok(())
 }

@@ -44,6 +44,18 @@ fn create(name: &str, id: u128, pairs: &[(&str, &str)]) -> Command {
     }
 }
 
+fn alter<const N: usize>(name: &str, changes: [(String, ConfigChange); N]) -> Command {
+    Command::AlterTopicConfigs { name: name.into(), changes: BTreeMap::from(changes), replace: false }
+}
+
+fn delete(name: &str, id: u128) -> Command {
+    Command::DeleteTopic { name: name.into(), id: Uuid::from_u128(id) }
+}
+
+fn grow(name: &str, from: usize, replicas: Vec<Vec<u64>>) -> Command {
+    Command::GrowTopic { name: name.into(), from, replicas }
+}
+
 fn acl(resource: ResourceType, pattern: PatternType, name: &str, operation: Operation, permission: Permission) -> Binding {
     Binding { resource, pattern, name: name.into(), principal: alice(), host: "*".into(), operation, permission }
 }
@@ -85,14 +97,40 @@ fn a_topic_is_created_altered_and_deleted_and_old_images_stay() {
     let created = state.image();
     assert_eq!(created.topics["orders"].mirrors, ["asia", "us"]);
     assert_eq!(created.topics["orders"], created.topics_by_id[&Uuid::from_u128(7)]);
-    let changes = BTreeMap::from([("mesh.mirrors".to_string(), None), ("retention.ms".to_string(), Some("1000".to_string()))]);
-    assert_eq!(next(&mut state, Command::AlterTopicConfigs { name: "orders".into(), changes }), Answer::Done);
+    let changes = [("mesh.mirrors".to_string(), ConfigChange::Reset), ("retention.ms".to_string(), ConfigChange::Set("1000".to_string()))];
+    assert_eq!(next(&mut state, alter("orders", changes)), Answer::Done);
     assert!(state.image().topics["orders"].mirrors.is_empty());
     assert_eq!(state.image().topics_by_id[&Uuid::from_u128(7)].configs["retention.ms"], "1000");
-    assert_eq!(next(&mut state, Command::DeleteTopic { name: "orders".into() }), Answer::Done);
-    assert_eq!(next(&mut state, Command::DeleteTopic { name: "orders".into() }), Answer::UnknownTopic);
+    assert_eq!(next(&mut state, delete("orders", 8)), Answer::UnknownTopic, "another topic of that name");
+    assert_eq!(next(&mut state, delete("orders", 7)), Answer::Done);
+    assert_eq!(next(&mut state, delete("orders", 7)), Answer::UnknownTopic);
     assert!(state.image().topics_by_id.is_empty());
     assert_eq!(created.topics["orders"].mirrors, ["asia", "us"], "an image given out does not change");
+}
+
+#[test]
+fn a_topic_grows_and_what_was_there_stays() {
+    let mut state = eu();
+    next(&mut state, create("orders", 7, &[]));
+    assert_eq!(next(&mut state, grow("orders", 2, vec![vec![3, 1, 2]])), Answer::Done);
+    let image = state.image();
+    assert_eq!(image.topics["orders"].partitions, [vec![1, 2, 3], vec![2, 3, 1], vec![3, 1, 2]]);
+    assert_eq!(image.topics["orders"], image.topics_by_id[&Uuid::from_u128(7)]);
+}
+
+#[test]
+fn lists_are_changed_where_they_are_and_a_replacement_resets_the_rest() {
+    let mut state = eu();
+    next(&mut state, create("orders", 7, &[("mesh.mirrors", "us"), ("retention.ms", "5")]));
+    next(&mut state, alter("orders", [("mesh.mirrors".into(), ConfigChange::Append("asia, us".into()))]));
+    assert_eq!(state.image().topics["orders"].mirrors, ["asia", "us"]);
+    next(&mut state, alter("orders", [("mesh.mirrors".into(), ConfigChange::Subtract("us".into()))]));
+    assert_eq!(state.image().topics["orders"].mirrors, ["asia"]);
+    let changes = BTreeMap::from([("retention.bytes".to_string(), ConfigChange::Set("1".into()))]);
+    let replacement = Command::AlterTopicConfigs { name: "orders".into(), changes, replace: true };
+    assert_eq!(next(&mut state, replacement), Answer::Done);
+    assert_eq!(state.image().topics["orders"].configs, configs(&[("retention.bytes", "1")]));
+    assert!(state.image().topics["orders"].mirrors.is_empty());
 }
 
 #[test]
@@ -117,7 +155,13 @@ fn a_refused_command_changes_only_the_version() {
         with(vec![vec![1], vec![1, 2]]),
         Command::RegisterNode { node: NodeRecord { port: 0, ..node(4) } },
         Command::RegisterNode { node: node(1 << 31) },
-        Command::AlterTopicConfigs { name: "orders".into(), changes: BTreeMap::from([("banana".into(), None)]) },
+        alter("orders", [("banana".into(), ConfigChange::Reset)]),
+        alter("orders", [("retention.ms".into(), ConfigChange::Append("1".into()))]),
+        alter("orders", [("mesh.mirrors".into(), ConfigChange::Append("us,eu".into()))]),
+        grow("orders", 2, vec![]),
+        grow("orders", 1, vec![vec![1, 2, 3]]),
+        grow("orders", 2, vec![vec![1, 2]]),
+        grow("orders", 2, vec![vec![1, 2, 9]]),
         Command::CreateAcls { bindings: one_good_one_bad },
         Command::AllocateProducerIds { count: 0 },
     ];
@@ -151,8 +195,9 @@ fn a_mirror_is_made_updated_and_removed_by_its_home_alone() {
     assert!(!mirror.configs.contains_key("later.thing"), "what this version does not know has no meaning here");
 
     let elsewhere = Answer::HomedElsewhere { home: "us".into() };
-    assert_eq!(next(&mut state, Command::DeleteTopic { name: "clicks".into() }), elsewhere);
-    assert_eq!(next(&mut state, Command::AlterTopicConfigs { name: "clicks".into(), changes: BTreeMap::new() }), elsewhere);
+    assert_eq!(next(&mut state, delete("clicks", 20)), elsewhere);
+    assert_eq!(next(&mut state, alter("clicks", [])), elsewhere);
+    assert_eq!(next(&mut state, grow("clicks", 1, vec![vec![1, 2, 3]])), elsewhere);
     assert_eq!(next(&mut state, Command::CreateAcls { bindings: vec![read_topic("clicks")] }), elsewhere);
     assert_eq!(next(&mut state, create("clicks", 9, &[])), Answer::TopicExists);
 
@@ -187,7 +232,7 @@ fn a_name_clash_is_recorded_and_never_overwrites() {
     assert_eq!(image.topics.keys().collect::<Vec<_>>(), ["clicks", "orders"]);
     let names: Vec<&str> = image.conflicts["us"].iter().map(|conflict| conflict.name.as_str()).collect();
     assert_eq!(names, ["orders", "stolen", "__consumer_offsets", "a/b", "clicks", "negative"]);
-    next(&mut state, Command::DeleteTopic { name: "orders".into() });
+    next(&mut state, delete("orders", 7));
     assert_eq!(next(&mut state, catalogue(2, &[told("orders", 20)], &[])), Answer::Done);
     assert!(state.image().conflicts.is_empty());
     assert_eq!(state.image().topics["orders"].home, "us");
@@ -273,7 +318,8 @@ fn any_command() -> impl Strategy<Value = Command> {
     let created = (name.clone(), ids.clone(), config.clone()).prop_map(|(name, id, pair)| create(name, id, &[pair]));
     let altered = (name.clone(), config, any::<bool>()).prop_map(|(name, (config, value), set)| Command::AlterTopicConfigs {
         name: name.into(),
-        changes: BTreeMap::from([(config.into(), set.then(|| value.into()))]),
+        changes: BTreeMap::from([(config.into(), if set { ConfigChange::Set(value.into()) } else { ConfigChange::Reset })]),
+        replace: false,
     });
     let topics = prop::collection::vec((name.clone(), ids, -1i32..4), 0..4);
     let accepted = (0u64..6, topics, name.clone()).prop_map(|(version, topics, acl)| {
@@ -284,7 +330,8 @@ fn any_command() -> impl Strategy<Value = Command> {
         (0u64..5).prop_map(|id| Command::RegisterNode { node: node(id) }),
         created,
         altered,
-        name.clone().prop_map(|name| Command::DeleteTopic { name: name.into() }),
+        (name.clone(), 0u128..6).prop_map(|(name, id)| delete(name, id)),
+        (name.clone(), 1usize..4).prop_map(|(name, from)| grow(name, from, vec![vec![1, 2, 3]])),
         name.clone().prop_map(|name| Command::CreateAcls { bindings: vec![read_topic(name)] }),
         name.prop_map(|name| Command::DeleteAcls { filters: vec![Filter { name: Some(name.into()), ..Filter::default() }] }),
         (0u32..9).prop_map(|count| Command::AllocateProducerIds { count }),
@@ -316,8 +363,10 @@ proptest! {
 
 #[test]
 fn a_command_with_unknown_fields_is_refused() {
-    assert!(serde_json::from_str::<Command>(r#"{"command":"delete_topic","name":"a"}"#).is_ok());
-    for json in [r#"{"command":"delete_topic","name":"a","force":true}"#, r#"{"command":"drop_topic","name":"a"}"#, r#"{"name":"a"}"#] {
+    assert!(serde_json::from_str::<Command>(r#"{"command":"allocate_producer_ids","count":1}"#).is_ok());
+    for json in
+        [r#"{"command":"allocate_producer_ids","count":1,"force":true}"#, r#"{"command":"drop_topic","name":"a"}"#, r#"{"name":"a"}"#]
+    {
         assert!(serde_json::from_str::<Command>(json).is_err(), "{json}");
     }
 }

@@ -57,6 +57,8 @@ pub enum TopicConfigError {
     MirrorAtHome { region: String },
     #[error("{MIRRORS}: {region} is named twice")]
     MirrorTwice { region: String },
+    #[error("{name} is not a list; set it, or reset it")]
+    NotAList { name: &'static str },
 }
 
 const fn definition(name: &'static str, default: &'static str, kind: Kind, accepts: Accepts, doc: &'static str) -> Definition {
@@ -157,6 +159,36 @@ pub fn check(home: &str, name: &str, value: &str) -> Result<(), TopicConfigError
         Accepts::Home => Err(TopicConfigError::Home { region: home.to_string(), value: value.to_string() }),
         Accepts::Regions => parse_mirrors(home, value).map(|_| ()),
     }
+}
+
+fn list<'a>(configs: &'a BTreeMap<String, String>, name: &str) -> Result<Vec<&'a str>, TopicConfigError> {
+    let definition = find(name)?;
+    if definition.kind != Kind::List {
+        return Err(TopicConfigError::NotAList { name: definition.name });
+    }
+    Ok(parts(configs.get(name).map_or(definition.default, String::as_str)).collect())
+}
+
+fn parts(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').map(str::trim).filter(|part| !part.is_empty())
+}
+
+/// The list config of that name with `values` added, each once.
+pub fn appended(configs: &BTreeMap<String, String>, name: &str, values: &str) -> Result<String, TopicConfigError> {
+    let mut held = list(configs, name)?;
+    for value in parts(values) {
+        if !held.contains(&value) {
+            held.push(value);
+        }
+    }
+    Ok(held.join(","))
+}
+
+/// The list config of that name without `values`.
+pub fn subtracted(configs: &BTreeMap<String, String>, name: &str, values: &str) -> Result<String, TopicConfigError> {
+    let mut held = list(configs, name)?;
+    held.retain(|part| !parts(values).any(|value| value == *part));
+    Ok(held.join(","))
 }
 
 /// The regions that a topic with these configs is mirrored to, sorted.

@@ -3,6 +3,10 @@
 //! What an API *means* lives elsewhere (`controller`, `groups`, the raft crate); here is how it is asked and answered.
 
 pub mod api;
+mod binding;
+mod config_resource;
+mod config_source;
+mod refusal;
 pub mod shape;
 
 use std::net::IpAddr;

@@ -1,0 +1,85 @@
+//! IncrementalAlterConfigs: sets, resets, and adds to or takes from lists, of topics homed here. A topic's changes are made whole or not at all.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kafka_protocol::ResponseError;
+use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse;
+use kafka_protocol::messages::{IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse};
+use meridian_auth::acl::Operation;
+
+use crate::controller::command::ConfigChange;
+use crate::kafka::config_resource::{Resource, authorized};
+use crate::kafka::refusal::{Refusal, of_answer};
+use crate::kafka::shape::{Field, Shape, always};
+use crate::kafka::{Broker, Session};
+
+pub const SHAPE: &[Field] = &[
+    always(Shape::Array(&[
+        always(Shape::Fixed(1)),
+        always(Shape::Text),
+        always(Shape::Array(&[always(Shape::Text), always(Shape::Fixed(1)), always(Shape::Text)])),
+    ])),
+    always(Shape::Fixed(1)),
+];
+
+/// Kafka's `AlterConfigOp.OpType`.
+const SET: i8 = 0;
+const DELETE: i8 = 1;
+const APPEND: i8 = 2;
+const SUBTRACT: i8 = 3;
+
+pub async fn handle(
+    broker: &Broker,
+    session: &Session,
+    _version: i16,
+    request: IncrementalAlterConfigsRequest,
+) -> IncrementalAlterConfigsResponse {
+    let mut seen = BTreeSet::new();
+    let mut responses = Vec::with_capacity(request.resources.len());
+    for resource in request.resources {
+        let altered = if seen.insert((resource.resource_type, resource.resource_name.clone())) {
+            alter(broker, session, &resource, request.validate_only).await
+        } else {
+            Err(Refusal::invalid("the request names this resource twice"))
+        };
+        let response =
+            AlterConfigsResourceResponse::default().with_resource_type(resource.resource_type).with_resource_name(resource.resource_name);
+        responses.push(match altered {
+            Ok(()) => response.with_error_message(None),
+            Err(refusal) => response.with_error_code(refusal.code()).with_error_message(refusal.text()),
+        });
+    }
+    IncrementalAlterConfigsResponse::default().with_responses(responses)
+}
+
+async fn alter(broker: &Broker, session: &Session, resource: &AlterConfigsResource, validate_only: bool) -> Result<(), Refusal> {
+    match authorized(broker, session, Operation::AlterConfigs, resource.resource_type, &resource.resource_name)? {
+        Resource::Topic(name) => {
+            let changes = changes(&resource.configs)?;
+            let answer = broker.controller.alter_topic(&name, changes, false, validate_only).await?;
+            of_answer(answer, ResponseError::InvalidConfig).map(|_| ())
+        }
+        Resource::Node | Resource::EveryNode => Err(Refusal::invalid("a node's configs are those of its file")),
+    }
+}
+
+fn changes(configs: &[AlterableConfig]) -> Result<BTreeMap<String, ConfigChange>, Refusal> {
+    let mut changes = BTreeMap::new();
+    for config in configs {
+        let value = || {
+            config.value.as_ref().map(|value| value.to_string()).ok_or_else(|| Refusal::invalid(format!("{} has no value", config.name)))
+        };
+        let change = match config.config_operation {
+            SET => ConfigChange::Set(value()?),
+            DELETE => ConfigChange::Reset,
+            APPEND => ConfigChange::Append(value()?),
+            SUBTRACT => ConfigChange::Subtract(value()?),
+            other => return Err(Refusal::invalid(format!("operation {other} on {} is unknown", config.name))),
+        };
+        if changes.insert(config.name.to_string(), change).is_some() {
+            return Err(Refusal::invalid(format!("{} is changed twice", config.name)));
+        }
+    }
+    Ok(changes)
+}

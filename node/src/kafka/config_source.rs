@@ -1,0 +1,113 @@
+//! Configs as they are in force, each with where its value comes from, in the numbers of DescribeConfigs.
+
+use crate::controller::create::{PARTITIONS_DEFAULT, REPLICAS_DEFAULT};
+use crate::controller::image::{Image, Topic};
+use crate::controller::topic_config::{self, HOME, Kind};
+
+/// Sources (Kafka's `DescribeConfigsResponse.ConfigSource`): set on the topic, set in the node's configuration file, never set.
+pub const TOPIC: i8 = 1;
+pub const STATIC_BROKER: i8 = 4;
+pub const DEFAULT: i8 = 5;
+
+/// One config as it is in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InForce {
+    pub name: &'static str,
+    pub value: Option<String>,
+    pub kind: Kind,
+    pub doc: &'static str,
+    pub source: i8,
+    pub read_only: bool,
+    /// Where the value would come from, the one in force first.
+    pub synonyms: Vec<(&'static str, String, i8)>,
+}
+
+/// Every config of a topic, set or not, sorted by name.
+pub fn of_topic(topic: &Topic) -> Vec<InForce> {
+    let in_force = |definition: &'static topic_config::Definition| {
+        let set = topic.configs.get(definition.name).cloned();
+        let default = if definition.name == HOME { topic.home.clone() } else { definition.default.to_owned() };
+        let source = if set.is_some() { TOPIC } else { DEFAULT };
+        let mut synonyms: Vec<_> = set.iter().map(|value| (definition.name, value.clone(), TOPIC)).collect();
+        synonyms.push((definition.name, default.clone(), DEFAULT));
+        InForce {
+            name: definition.name,
+            value: Some(set.unwrap_or(default)),
+            kind: definition.kind,
+            doc: definition.doc,
+            source,
+            // A home is not changed by writing another name: that takes a switch of homes.
+            read_only: definition.name == HOME,
+            synonyms,
+        }
+    };
+    topic_config::definitions().iter().map(in_force).collect()
+}
+
+/// What a node tells of itself under Kafka's names. None of it changes without the node's file and a restart.
+pub fn of_node(image: &Image, node_id: u64) -> Vec<InForce> {
+    let record = image.nodes.get(&node_id);
+    let fixed = |name, value: Option<String>, kind, doc, source| InForce {
+        name,
+        synonyms: value.iter().map(|value| (name, value.clone(), source)).collect(),
+        value,
+        kind,
+        doc,
+        source,
+        read_only: true,
+    };
+    let default = |name, topics: &str, kind, doc| {
+        let value = topic_config::definitions().iter().find(|definition| definition.name == topics).map(|found| found.default.to_owned());
+        fixed(name, value, kind, doc, DEFAULT)
+    };
+    vec![
+        fixed(
+            "advertised.listeners",
+            record.map(|record| format!("SASL_SSL://{}:{}", record.host, record.port)),
+            Kind::String,
+            "Where clients are told to connect (`kafka.advertised` of the node's file).",
+            STATIC_BROKER,
+        ),
+        fixed(
+            "broker.rack",
+            record.and_then(|record| record.rack.clone()),
+            Kind::String,
+            "Rack or zone of the node (`rack` of its file).",
+            STATIC_BROKER,
+        ),
+        fixed(
+            "default.replication.factor",
+            Some(REPLICAS_DEFAULT.min(image.nodes.len().max(1)).to_string()),
+            Kind::Int,
+            "Replicas of a topic whose creator names no number: three, or as many as there are nodes.",
+            DEFAULT,
+        ),
+        default("log.cleanup.policy", "cleanup.policy", Kind::List, "Default of a topic's cleanup.policy."),
+        default("log.retention.bytes", "retention.bytes", Kind::Long, "Default of a topic's retention.bytes."),
+        default("log.retention.ms", "retention.ms", Kind::Long, "Default of a topic's retention.ms."),
+        default("log.segment.bytes", "segment.bytes", Kind::Int, "Default of a topic's segment.bytes."),
+        fixed("mesh.name", Some(image.mesh.clone()), Kind::String, "The mesh that the node belongs to.", STATIC_BROKER),
+        fixed("mesh.region", Some(image.region.clone()), Kind::String, "The region that the node belongs to.", STATIC_BROKER),
+        default("message.max.bytes", "max.message.bytes", Kind::Int, "Default of a topic's max.message.bytes."),
+        default("min.insync.replicas", "min.insync.replicas", Kind::Int, "Default of a topic's min.insync.replicas."),
+        fixed("node.id", Some(node_id.to_string()), Kind::Int, "Number of the node in its region.", STATIC_BROKER),
+        fixed(
+            "num.partitions",
+            Some(PARTITIONS_DEFAULT.to_string()),
+            Kind::Int,
+            "Partitions of a topic whose creator names no number.",
+            DEFAULT,
+        ),
+    ]
+}
+
+/// Kafka's `DescribeConfigsResponse.ConfigType`.
+pub fn type_code(kind: Kind) -> i8 {
+    match kind {
+        Kind::Boolean => 1,
+        Kind::String => 2,
+        Kind::Int => 3,
+        Kind::Long => 5,
+        Kind::List => 7,
+    }
+}
