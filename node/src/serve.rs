@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use crate::folder_lock::{FolderLock, LockError};
 use crate::groups::Groups;
 use crate::hosting::Hosting;
 use crate::kafka::Broker;
+use crate::kafka::listener::Listener;
 use crate::telemetry::otlp::{Otlp, OtlpError};
 use crate::tls::{Credentials, TlsError};
 
@@ -51,6 +53,8 @@ pub enum ServeError {
     Otlp(#[from] OtlpError),
     #[error(transparent)]
     Node(#[from] NodeError),
+    #[error("cannot listen for Kafka clients on {address}: {error}")]
+    Listen { address: SocketAddr, error: io::Error },
 }
 
 /// Serves until `stop` resolves, then hands leaderships over and stops. `raft` runs Raft alone, so that busy clients cannot starve its
@@ -82,6 +86,7 @@ pub async fn serve(config: Config, raft_runtime: tokio::runtime::Handle, stop: i
         groups,
         authenticator,
         env,
+        counters: Default::default(),
     };
     admin.show(View {
         mesh: config.mesh.as_str().into(),
@@ -97,6 +102,8 @@ pub async fn serve(config: Config, raft_runtime: tokio::runtime::Handle, stop: i
     if let Some(otlp) = &otlp {
         otlp.observe(admin.metrics());
     }
+    let listener = Listener::start(config.kafka.listen, credentials.server()?, broker.clone()).await;
+    let mut listener = listener.map_err(|error| ServeError::Listen { address: config.kafka.listen, error })?;
     // Last: a node that says it is ready has every listener open.
     let joining = tokio::spawn(join(config.clone(), controller));
     tracing::info!(region = %config.region, node = config.node_id, "serving");
@@ -108,6 +115,7 @@ pub async fn serve(config: Config, raft_runtime: tokio::runtime::Handle, stop: i
     joining.abort();
     let _ = joining.await;
     let _ = std::fs::remove_file(config.data_dir.join(READY_FILE));
+    listener.shutdown().await;
     drop(broker);
     drop(hosting);
     raft.shutdown().await;

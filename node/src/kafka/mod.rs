@@ -6,8 +6,21 @@ pub mod api;
 mod binding;
 mod config_resource;
 mod config_source;
+mod connection;
+pub mod counters;
+mod cursor;
+pub mod errors;
+mod frame;
+mod gate;
+mod header;
+pub mod leaders;
+pub mod listener;
 mod refusal;
+mod reply;
+mod sasl;
 pub mod shape;
+mod topic_key;
+pub mod versions;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,6 +31,7 @@ use meridian_raft::env::Env;
 
 use crate::authentication::Authenticator;
 use crate::controller::handle::Controller;
+use crate::controller::image::Image;
 use crate::groups::Groups;
 
 /// What every handler may use. Cheap to clone.
@@ -32,6 +46,7 @@ pub struct Broker {
     pub groups: Groups,
     pub authenticator: Authenticator,
     pub env: Env,
+    pub counters: Arc<counters::Counters>,
 }
 
 /// Who is at the other end of a connection, once authenticated.
@@ -43,8 +58,26 @@ pub struct Session {
 }
 
 impl Broker {
+    pub fn asker<'a>(&self, session: &'a Session) -> Asker<'a> {
+        Asker { image: self.controller.image(), principal: &session.principal, host: session.host.to_string() }
+    }
+
     /// The one question of authorization; see [`crate::controller::image::Image::allows`].
     pub fn allows(&self, session: &Session, operation: Operation, resource: ResourceType, name: &str) -> bool {
         self.controller.image().allows(&session.principal, &session.host.to_string(), operation, resource, name)
+    }
+}
+
+/// A caller before one image of the metadata, for a request that asks more than one question.
+#[derive(Debug)]
+pub struct Asker<'a> {
+    pub image: Arc<Image>,
+    principal: &'a Principal,
+    host: String,
+}
+
+impl Asker<'_> {
+    pub fn may(&self, operation: Operation, resource: ResourceType, name: &str) -> bool {
+        self.image.allows(self.principal, &self.host, operation, resource, name)
     }
 }

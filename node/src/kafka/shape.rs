@@ -25,7 +25,13 @@ pub enum Shape {
 pub struct Field {
     since: i16,
     until: i16,
-    shape: Shape,
+    pub(super) shape: Shape,
+}
+
+impl Field {
+    pub(super) fn is_in(&self, version: i16) -> bool {
+        (self.since..=self.until).contains(&version)
+    }
 }
 
 /// A field of every version.
@@ -135,7 +141,7 @@ impl Walk<'_> {
 
     fn fields(&mut self, fields: &[Field]) -> Result<(), Misshapen> {
         let version = self.version;
-        for field in fields.iter().filter(|field| (field.since..=field.until).contains(&version)) {
+        for field in fields.iter().filter(|field| field.is_in(version)) {
             self.shape(&field.shape)?;
         }
         if self.flexible {

@@ -95,7 +95,17 @@ async fn start_node(node_id: NodeId, addresses: &BTreeMap<NodeId, SocketAddr>, f
     let jwks = issuer.join("jwks.json").to_string_lossy().into_owned();
     let authentication = Authentication { issuer: ISSUER.to_owned(), audience: AUDIENCE.to_owned(), jwks };
     let authenticator = Authenticator::start(env.clone(), &authentication).await.expect("an authenticator");
-    let broker = Broker { node_id, region: "us".into(), cluster_id: "test.us".into(), raft, controller, groups, authenticator, env };
+    let broker = Broker {
+        node_id,
+        region: "us".into(),
+        cluster_id: "test.us".into(),
+        raft,
+        controller,
+        groups,
+        authenticator,
+        env,
+        counters: Default::default(),
+    };
     (broker, hosting)
 }
 

@@ -1,0 +1,390 @@
+//! One client's connection, from TLS handshake to close. First it authenticates, one request at a time; then requests are read ahead and
+//! answered strictly in order. Both halves run in one task: nothing is shared with other connections.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use kafka_protocol::messages::ApiKey;
+use meridian_raft::env::Stream;
+use std::collections::VecDeque;
+use tokio::io::{AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::api::{self, Call, Outcome};
+use super::counters::{Counters, Refusal, add};
+use super::frame::{FrameError, Frames};
+use super::gate::{Gate, Step};
+use super::header::{self, HeaderError};
+use super::reply::Reply;
+use super::{Broker, Session};
+
+/// From accept to a session.
+const AUTHENTICATION_DEADLINE: Duration = Duration::from_secs(10);
+/// Requests of one connection that may wait for their answers.
+const PIPELINE_REQUESTS_MAX: usize = 64;
+/// Bytes of requests that may wait; one request may exceed it alone.
+const PIPELINE_BYTES_MAX: usize = 64 << 20;
+/// A connection on which nothing is asked and nothing waits for so long is closed (`connections.max.idle.ms`).
+const IDLE_MAX: Duration = Duration::from_secs(600);
+/// A client that takes no byte of an answer for so long is given up.
+const WRITE_STALL_MAX: Duration = Duration::from_secs(60);
+/// Answers gathered before they are written, where the next one is ready at once.
+const GATHERED_BYTES_MAX: usize = 256 << 10;
+/// Pieces handed to TLS at once.
+const SLICES_MAX: usize = 64;
+
+const PRODUCE: i16 = ApiKey::Produce as i16;
+const FETCH: i16 = ApiKey::Fetch as i16;
+const SASL_HANDSHAKE: i16 = ApiKey::SaslHandshake as i16;
+const API_VERSIONS: i16 = ApiKey::ApiVersions as i16;
+const SASL_AUTHENTICATE: i16 = ApiKey::SaslAuthenticate as i16;
+
+type Tls = TlsStream<Box<dyn Stream>>;
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+enum Closed {
+    #[error("the client closed it")]
+    ByClient,
+    #[error("TLS: {0}")]
+    Tls(io::Error),
+    #[error("not authenticated in time")]
+    Deadline,
+    #[error("not authenticated")]
+    Unauthenticated,
+    #[error("the token has expired")]
+    Expired,
+    #[error("idle")]
+    Idle,
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    #[error("{0}")]
+    Request(&'static str),
+    #[error("the client takes no bytes")]
+    Stalled,
+    #[error("writing: {0}")]
+    Write(io::Error),
+}
+
+/// Counts an open connection until dropped.
+struct Open(Arc<Counters>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connections_open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Serves one connection to its end.
+pub(super) async fn serve(stream: Box<dyn Stream>, peer: SocketAddr, tls: TlsAcceptor, broker: Broker, half_open: OwnedSemaphorePermit) {
+    add(&broker.counters.connections_open, 1);
+    let _open = Open(broker.counters.clone());
+    let mut gate = Gate::new(broker.clone(), peer.ip().to_canonical());
+    let entering = tokio::time::timeout(AUTHENTICATION_DEADLINE, enter(stream, tls, &mut gate, &broker.counters));
+    let closed = match entering.await {
+        Err(_) => {
+            broker.counters.refused(Refusal::Deadline);
+            Closed::Deadline
+        }
+        Ok(Err(closed)) => closed,
+        Ok(Ok((frames, outbox))) => {
+            drop(half_open);
+            converse(frames, outbox, gate, broker).await
+        }
+    };
+    tracing::debug!(%peer, reason = %closed, "connection closed");
+}
+
+/// The handshake and everything before there is a session.
+async fn enter(
+    stream: Box<dyn Stream>,
+    tls: TlsAcceptor,
+    gate: &mut Gate,
+    counters: &Arc<Counters>,
+) -> Result<(Frames<ReadHalf<Tls>>, Outbox<WriteHalf<Tls>>), Closed> {
+    let stream = tls.accept(stream).await.map_err(|error| {
+        counters.refused(Refusal::Tls);
+        Closed::Tls(error)
+    })?;
+    let (read, write) = tokio::io::split(stream);
+    let (mut frames, mut outbox) = (Frames::new(read), Outbox::new(write, counters.clone()));
+    while gate.session().is_none() {
+        let frame = frames.next(false).await?.ok_or(Closed::ByClient)?;
+        add(&counters.bytes_in, frame.len() + 4);
+        match admit(gate, counters, &frame).await? {
+            Outcome::Reply(reply) => outbox.push(reply),
+            Outcome::Last(reply) => {
+                outbox.push(reply);
+                outbox.flush().await?;
+                return Err(Closed::Unauthenticated);
+            }
+            Outcome::Silent => {}
+            Outcome::Close(reason) => return Err(Closed::Request(reason)),
+        }
+        outbox.flush().await?;
+    }
+    Ok((frames, outbox))
+}
+
+/// One request of somebody who is not known yet.
+async fn admit(gate: &mut Gate, counters: &Counters, frame: &Bytes) -> Result<Outcome, Closed> {
+    if gate.expects_raw() {
+        return Ok(raw(gate.step(frame, "").await));
+    }
+    let (call, client_id) = match header::decode(frame) {
+        Ok(header) => (call(&header, frame), header.client_id),
+        Err(error) => return unknown(error),
+    };
+    counters.request(call.api.key);
+    match call.api.key {
+        API_VERSIONS => Ok(api::api_versions::answer(call.correlation_id, call.version)),
+        SASL_HANDSHAKE => Ok(api::sasl_handshake::handle(gate, &call)),
+        SASL_AUTHENTICATE => Ok(api::sasl_authenticate::handle(gate, &call, client_id).await),
+        _ => Err(Closed::Unauthenticated),
+    }
+}
+
+/// SASL as it was before SaslAuthenticate: bare messages, and a closed connection for a refusal.
+fn raw(step: Step) -> Outcome {
+    let message: &[u8] = match step {
+        Step::Passed { .. } => b"",
+        Step::Challenge(challenge) => challenge,
+        Step::Refused(_) => return Outcome::Close("authentication refused"),
+    };
+    let length = (message.len() as i32).to_be_bytes();
+    Outcome::Reply(vec![[&length[..], message].concat().into()])
+}
+
+fn call(header: &header::RequestHeader<'_>, frame: &Bytes) -> Call {
+    let body = frame.slice(header.body_at..);
+    Call { api: header.api, version: header.version, correlation_id: header.correlation_id, body }
+}
+
+/// An unreadable header closes the connection, as in Kafka, unless it asks for versions.
+fn unknown(error: HeaderError) -> Result<Outcome, Closed> {
+    match error {
+        HeaderError::UnknownVersion { api, correlation_id, .. } if api.key == API_VERSIONS => {
+            Ok(api::api_versions::answer_unknown_version(correlation_id))
+        }
+        error => Err(error.into()),
+    }
+}
+
+/// A request on its way to its answer.
+struct Work {
+    future: BoxFuture<'static, Outcome>,
+    _bytes: OwnedSemaphorePermit,
+}
+
+async fn converse(frames: Frames<ReadHalf<Tls>>, outbox: Outbox<WriteHalf<Tls>>, gate: Gate, broker: Broker) -> Closed {
+    let Some(expires) = gate.expires() else { return Closed::Unauthenticated };
+    let (expiry, expired) = watch::channel(expires);
+    let (queue, work) = mpsc::channel(PIPELINE_REQUESTS_MAX);
+    let end = tokio::select! {
+        end = Reader { frames, gate, broker, queue, expiry }.run() => end,
+        end = write(work, outbox) => end,
+        end = expire(expired) => return end,
+    };
+    end.err().unwrap_or(Closed::ByClient)
+}
+
+/// Resolves when the session ends, however often it is renewed before.
+async fn expire(mut expiry: watch::Receiver<Instant>) -> Closed {
+    loop {
+        let expires = *expiry.borrow_and_update();
+        tokio::select! {
+            () = tokio::time::sleep_until(expires) => return Closed::Expired,
+            changed = expiry.changed() => if changed.is_err() { return Closed::Expired },
+        }
+    }
+}
+
+/// Turns frames into work.
+struct Reader {
+    frames: Frames<ReadHalf<Tls>>,
+    gate: Gate,
+    broker: Broker,
+    queue: mpsc::Sender<Work>,
+    expiry: watch::Sender<Instant>,
+}
+
+impl Reader {
+    async fn run(mut self) -> Result<(), Closed> {
+        let in_flight = Arc::new(Semaphore::new(PIPELINE_BYTES_MAX));
+        loop {
+            let Some(frame) = self.next().await? else { return Ok(()) };
+            add(&self.broker.counters.bytes_in, frame.len() + 4);
+            let bytes = frame.len().clamp(1, PIPELINE_BYTES_MAX) as u32;
+            let Ok(permit) = in_flight.clone().acquire_many_owned(bytes).await else { return Ok(()) };
+            let future = self.begin(frame).await?;
+            if self.queue.send(Work { future, _bytes: permit }).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, Closed> {
+        let queue = &self.queue;
+        let mut next = std::pin::pin!(self.frames.next(true));
+        loop {
+            match tokio::time::timeout(IDLE_MAX, &mut next).await {
+                Ok(frame) => return Ok(frame?),
+                Err(_) if queue.capacity() == PIPELINE_REQUESTS_MAX => return Err(Closed::Idle),
+                // Somebody waits for an answer: a long poll, or a group's rebalance.
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Produce is submitted here and now, in the order of the connection; SASL changes who speaks; all else begins when its turn comes.
+    async fn begin(&mut self, frame: Bytes) -> Result<BoxFuture<'static, Outcome>, Closed> {
+        if self.gate.expects_raw() {
+            return Err(Closed::Request("bare SASL messages cannot renew a session"));
+        }
+        let (call, client_id) = match header::decode(&frame) {
+            Ok(header) => (call(&header, &frame), header.client_id),
+            Err(error) => return Ok(ready(unknown(error)?)),
+        };
+        self.broker.counters.request(call.api.key);
+        let Some(session) = self.gate.session() else { return Err(Closed::Unauthenticated) };
+        Ok(match call.api.key {
+            PRODUCE => {
+                // The request is to hold its frame alone.
+                drop(frame);
+                api::produce::submit(&self.broker, session, call)
+            }
+            FETCH => api::fetch::answer(&self.broker, session, call),
+            API_VERSIONS => ready(api::api_versions::answer(call.correlation_id, call.version)),
+            SASL_HANDSHAKE => ready(api::sasl_handshake::handle(&mut self.gate, &call)),
+            SASL_AUTHENTICATE => {
+                let outcome = api::sasl_authenticate::handle(&mut self.gate, &call, client_id).await;
+                if let Some(expires) = self.gate.expires() {
+                    self.expiry.send_replace(expires);
+                }
+                ready(outcome)
+            }
+            _ => api::answer(&self.broker, &named(session, client_id), call),
+        })
+    }
+}
+
+fn ready(outcome: Outcome) -> BoxFuture<'static, Outcome> {
+    std::future::ready(outcome).boxed()
+}
+
+/// The session under the client id of this request, which is that of the first but for odd clients.
+fn named(session: &Arc<Session>, client_id: &str) -> Arc<Session> {
+    if *session.client_id == *client_id {
+        return session.clone();
+    }
+    Arc::new(Session { client_id: client_id.into(), ..Session::clone(session) })
+}
+
+/// Answers in order. What is ready together is written together.
+async fn write<W: AsyncWrite + Unpin>(mut work: mpsc::Receiver<Work>, mut outbox: Outbox<W>) -> Result<(), Closed> {
+    loop {
+        let mut next = match work.try_recv() {
+            Ok(next) => next,
+            Err(_) => {
+                outbox.flush().await?;
+                let Some(next) = work.recv().await else { return Ok(()) };
+                next
+            }
+        };
+        let outcome = match (&mut next.future).now_or_never() {
+            Some(outcome) => outcome,
+            None => {
+                outbox.flush().await?;
+                next.future.await
+            }
+        };
+        match outcome {
+            Outcome::Reply(reply) => outbox.push(reply),
+            Outcome::Last(reply) => {
+                outbox.push(reply);
+                outbox.flush().await?;
+                return Err(Closed::Unauthenticated);
+            }
+            Outcome::Silent => {}
+            Outcome::Close(reason) => {
+                outbox.flush().await?;
+                return Err(Closed::Request(reason));
+            }
+        }
+        if outbox.bytes >= GATHERED_BYTES_MAX {
+            outbox.write().await?;
+        }
+    }
+}
+
+/// Answers that are ready to be written.
+struct Outbox<W> {
+    write: W,
+    parts: VecDeque<Bytes>,
+    bytes: usize,
+    counters: Arc<Counters>,
+}
+
+impl<W: AsyncWrite + Unpin> Outbox<W> {
+    fn new(write: W, counters: Arc<Counters>) -> Outbox<W> {
+        Outbox { write, parts: VecDeque::new(), bytes: 0, counters }
+    }
+
+    fn push(&mut self, reply: Reply) {
+        for part in reply.into_iter().filter(|part| !part.is_empty()) {
+            self.bytes += part.len();
+            self.parts.push_back(part);
+        }
+    }
+
+    /// Hands everything to TLS, which copies it only to encrypt it.
+    async fn write(&mut self) -> Result<(), Closed> {
+        add(&self.counters.bytes_out, self.bytes);
+        while !self.parts.is_empty() {
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let mut filled = 0;
+            for (slice, part) in slices.iter_mut().zip(&self.parts) {
+                *slice = IoSlice::new(part);
+                filled += 1;
+            }
+            let written = tokio::time::timeout(WRITE_STALL_MAX, self.write.write_vectored(&slices[..filled]));
+            match written.await.map_err(|_| Closed::Stalled)?.map_err(Closed::Write)? {
+                0 => return Err(Closed::Write(io::ErrorKind::WriteZero.into())),
+                written => self.advance(written),
+            }
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        self.bytes = self.bytes.saturating_sub(written);
+        while let Some(part) = self.parts.front_mut() {
+            if part.len() > written {
+                part.advance(written);
+                return;
+            }
+            written -= part.len();
+            self.parts.pop_front();
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), Closed> {
+        if !self.parts.is_empty() {
+            self.write().await?;
+            let flushed = tokio::time::timeout(WRITE_STALL_MAX, self.write.flush());
+            flushed.await.map_err(|_| Closed::Stalled)?.map_err(Closed::Write)?;
+        }
+        Ok(())
+    }
+}

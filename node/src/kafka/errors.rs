@@ -1,0 +1,55 @@
+//! From what failed to Kafka's error code: one table for the errors of the rooms below.
+
+pub use kafka_protocol::ResponseError as ErrorCode;
+use meridian_raft::batch::BatchError;
+use meridian_raft::partition::{AppendError, ReadError};
+
+use crate::controller::handle::SubmitError;
+
+/// No error.
+pub const NONE: i16 = 0;
+
+pub fn of_batch(error: &BatchError) -> ErrorCode {
+    match error {
+        // Fewer bytes than claimed were damaged on the way; more are further batches, which Kafka refuses since Produce 3.
+        BatchError::Length { claimed, present } if *claimed > *present as i64 => ErrorCode::CorruptMessage,
+        BatchError::Checksum => ErrorCode::CorruptMessage,
+        BatchError::Magic(_) => ErrorCode::UnsupportedForMessageFormat,
+        BatchError::Codec(_) => ErrorCode::UnsupportedCompressionType,
+        BatchError::Short(_)
+        | BatchError::Length { .. }
+        | BatchError::Count { .. }
+        | BatchError::Control
+        | BatchError::Producer
+        | BatchError::Records => ErrorCode::InvalidRecord,
+    }
+}
+
+pub fn of_append(error: &AppendError) -> ErrorCode {
+    match error {
+        AppendError::NotLeader { .. } => ErrorCode::NotLeaderOrFollower,
+        AppendError::OutOfOrderSequence { .. } => ErrorCode::OutOfOrderSequenceNumber,
+        AppendError::InvalidProducerEpoch { .. } => ErrorCode::InvalidProducerEpoch,
+        AppendError::Malformed(error) => of_batch(error),
+        AppendError::NotContiguous { .. } | AppendError::AppendTime(_) => ErrorCode::InvalidRequest,
+        // Retriable, and says what is so: nothing was appended, because the replicas do not keep up.
+        AppendError::Overloaded => ErrorCode::NotEnoughReplicas,
+        AppendError::Timeout => ErrorCode::RequestTimedOut,
+        AppendError::Storage(_) => ErrorCode::KafkaStorageError,
+    }
+}
+
+pub fn of_read(error: &ReadError) -> ErrorCode {
+    match error {
+        ReadError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
+        ReadError::Storage(_) => ErrorCode::KafkaStorageError,
+    }
+}
+
+pub fn of_submit(error: &SubmitError) -> ErrorCode {
+    match error {
+        SubmitError::Unavailable => ErrorCode::CoordinatorNotAvailable,
+        SubmitError::Timeout => ErrorCode::RequestTimedOut,
+        SubmitError::TooLarge(_) => ErrorCode::InvalidRequest,
+    }
+}
