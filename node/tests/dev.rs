@@ -2,11 +2,12 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use meridian::dev::document::Document;
+use meridian::dev::wan::PairState;
 use rustix::process::{Pid, Signal, kill_process};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -136,6 +137,45 @@ fn three_regions_serve_and_die_with_a_killed_mesh_whose_folder_serves_again() {
     let again = Mesh::start(folder.path(), &[]);
     assert_eq!(again.ready.regions.keys().collect::<Vec<_>>(), ["asia", "eu", "us"]);
     assert!(again.pids().iter().all(|pid| runs(*pid)));
+}
+
+fn link(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_meridian"));
+    command.arg("link").args(arguments).arg("--dev").arg(folder).output().expect("run")
+}
+
+#[test]
+fn links_are_cut_and_healed_where_there_are_relays_and_elsewhere_it_is_said_how() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let missing = link(folder.path(), &["list"]);
+    assert!(!missing.status.success() && String::from_utf8_lossy(&missing.stderr).contains("there is no development mesh in"));
+
+    let mut mesh = Mesh::start(folder.path(), &["--regions", "us,eu,asia", "--nodes", "1", "--rtt", "us-eu=40ms"]);
+    let config = |region: &str| std::fs::read_to_string(folder.path().join(region).join("1/node.toml")).expect("written");
+    let direct = |region: &str| format!("\"{}\"", mesh.ready.regions[region].nodes[0].link);
+    assert!(!config("us").contains(&direct("eu")) && !config("eu").contains(&direct("us")), "these reach each other through relays");
+    assert!(config("us").contains(&direct("asia")) && config("asia").contains(&direct("eu")), "these do not");
+
+    let cut = |arguments: &[&str]| {
+        let output = link(folder.path(), &[arguments, &["--format", "json"]].concat());
+        let states: Vec<PairState> = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+        let [state] = states.as_slice() else { panic!("{states:?}") };
+        assert_eq!((state.regions.join("-").as_str(), state.rtt_ms), ("us-eu", 40));
+        state.cut
+    };
+    assert!(!cut(&["list"]));
+    assert!(cut(&["cut", "eu", "us"]) && cut(&["list"]));
+    assert!(!cut(&["heal", "us", "eu"]));
+    let refused = link(folder.path(), &["cut", "us", "asia"]);
+    assert!(
+        !refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("no relay between us and asia; there are us-eu")
+    );
+    mesh.signal(Signal::TERM);
+    assert!(mesh.wait().success());
+
+    let _mesh = Mesh::start(folder.path(), &[]);
+    let no_relays = link(folder.path(), &["cut", "us", "eu"]);
+    assert!(!no_relays.status.success() && String::from_utf8_lossy(&no_relays.stderr).contains("start it with --rtt"), "{no_relays:?}");
 }
 
 #[test]

@@ -22,18 +22,22 @@ pub(super) struct Dev {
     /// and links [default: 19000, or another when that is taken]
     #[arg(long, value_name = "P")]
     port_base: Option<u16>,
+    /// Put relays between regions that hold every datagram for half of this round trip and can be cut (`meridian link cut`), for example
+    /// us-eu=80ms,us-asia=160ms,eu-asia=240ms
+    #[arg(long, value_name = "A-B=TIMEms", value_delimiter = ',')]
+    rtt: Vec<String>,
     /// How it is told on stdout that every region serves: in words, or as one line of JSON
     #[arg(long, value_enum, default_value = "text")]
     format: Announcement,
     /// Write folders, certificates and configuration files, print the JSON line, and start nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with = "rtt")]
     init_only: bool,
 }
 
 impl Dev {
     pub(super) fn run(self) -> Result<(), CliError> {
-        let Dev { data_dir, regions, nodes, port_base, format, init_only } = self;
-        let wishes = Wishes { folder: data_dir, regions, nodes, port_base, announcement: format };
+        let Dev { data_dir, regions, nodes, port_base, rtt, format, init_only } = self;
+        let wishes = Wishes { folder: data_dir, regions, nodes, port_base, rtt, announcement: format };
         if init_only {
             println!("{}", mesh::prepare(&wishes)?.to_line());
             return Ok(());

@@ -1,12 +1,14 @@
 //! The command line: one file per noun.
 
 mod dev;
+mod link;
 mod serve;
 mod token;
 
 use clap::{Parser, Subcommand};
 
 use crate::config::ConfigError;
+use crate::dev::control::ControlError;
 use crate::dev::issuer::IssuerError;
 use crate::dev::mesh::DevError;
 use crate::logs::LogsError;
@@ -25,6 +27,8 @@ enum Noun {
     Dev(dev::Dev),
     /// One node of a mesh, in the foreground
     Serve(serve::Serve),
+    /// Cut and heal the links between regions of a development mesh
+    Link(link::Link),
     /// Tokens of a development mesh's own issuer
     Token(token::Token),
 }
@@ -44,6 +48,8 @@ pub enum CliError {
     #[error(transparent)]
     Dev(#[from] DevError),
     #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error(transparent)]
     Issuer(#[from] IssuerError),
     #[error("the token was refused: {0}")]
     Refused(#[from] meridian_auth::jwt::TokenError),
@@ -56,6 +62,7 @@ impl Arguments {
         match self.noun {
             Noun::Dev(dev) => dev.run(),
             Noun::Serve(serve) => serve.run(),
+            Noun::Link(link) => link.run(),
             Noun::Token(token) => token.run(),
         }
     }

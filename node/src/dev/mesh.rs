@@ -5,21 +5,26 @@ use std::fs::DirBuilder;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_raft::env::Env;
+use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::authority::{Authority, AuthorityError, CA_FILE};
 use super::client_files;
+use super::control;
 use super::document::Document;
 use super::files::{self, FileError, Readers};
 use super::issuer::{AUDIENCE, Issuer, IssuerError};
 use super::layout::{ADMIN, Layout, LayoutError, MESH, Place};
 use super::ports::{Ports, PortsError};
 use super::process::{Event, LOG_FILE, Supervisor, ending};
+use super::rtt::{self, RttError};
+use super::wan::Wan;
 use crate::folder_lock::{FolderLock, LockError};
 use crate::signals::StopSignals;
 
@@ -40,6 +45,10 @@ pub enum DevError {
     Lock(#[from] LockError),
     #[error(transparent)]
     Layout(#[from] LayoutError),
+    #[error(transparent)]
+    Rtt(#[from] RttError),
+    #[error("cannot put relays between regions: {0}")]
+    Relays(io::Error),
     #[error(transparent)]
     Ports(#[from] PortsError),
     #[error(transparent)]
@@ -63,6 +72,8 @@ pub struct Wishes {
     pub regions: Option<Vec<String>>,
     pub nodes: Option<u16>,
     pub port_base: Option<u16>,
+    /// `A-B=TIMEms`, for each pair of regions that shall have relays between them.
+    pub rtt: Vec<String>,
     pub announcement: Announcement,
 }
 
@@ -83,6 +94,7 @@ struct Mesh {
     env: Env,
     token_made_at_s: i64,
     ports: Ports,
+    wan: Arc<Wan>,
     _lock: FolderLock,
 }
 
@@ -100,6 +112,7 @@ pub async fn run(wishes: Wishes) -> Result<(), DevError> {
     let mut mesh = Mesh::open(&wishes)?;
     mesh.write()?;
     mesh.say_ports();
+    let control = mesh.control()?;
     let (events_in, events) = mpsc::channel(EVENTS_MAX);
     let (stop, stopped) = watch::channel(false);
     let supervisor = Supervisor::new(executable, events_in, stopped);
@@ -109,8 +122,10 @@ pub async fn run(wishes: Wishes) -> Result<(), DevError> {
     }
     drop(supervisor);
 
+    let wan = mesh.wan.clone();
     let result = tokio::select! {
         result = mesh.attend(events, wishes.announcement) => result,
+        () = obey(control, &wan) => Ok(()),
         () = signals.next() => Ok(()),
     };
 
@@ -118,10 +133,19 @@ pub async fn run(wishes: Wishes) -> Result<(), DevError> {
     tokio::spawn(signals.asked_to_stop_again());
     stop.send_replace(true);
     while nodes.join_next().await.is_some() {}
+    control::close(&mesh.dir);
     mesh.pids.fill(None);
     mesh.ready = false;
     mesh.document().write()?;
     result
+}
+
+/// Lets links be cut where there are any to cut.
+async fn obey(control: Option<UnixListener>, wan: &Wan) {
+    match control {
+        Some(listener) => control::serve(listener, wan).await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Mesh {
@@ -134,8 +158,9 @@ impl Mesh {
         let ports = Ports::find(&layout, wishes.port_base)?;
         let issuer = Issuer::open(&dir)?;
         let places = layout.places(&dir, ports.base);
+        let wan = Arc::new(Wan::start(rtt::parse_all(&wishes.rtt, &layout.regions)?, &places).map_err(DevError::Relays)?);
         let pids = vec![None; places.len()];
-        Ok(Mesh { dir, places, pids, ready: false, issuer, env: Env::real(), token_made_at_s: 0, ports, _lock: lock })
+        Ok(Mesh { dir, places, pids, ready: false, issuer, env: Env::real(), token_made_at_s: 0, ports, wan, _lock: lock })
     }
 
     fn now_s(&self) -> i64 {
@@ -148,7 +173,11 @@ impl Mesh {
         for place in &self.places {
             std::fs::create_dir_all(&place.home).map_err(FileError::at(&place.home))?;
             authority.equip(&place.home, &place.region, place.node)?;
-            files::replace(&place.config(), &place.config_text(&self.places, Place::link), Readers::All)?;
+            files::replace(
+                &place.config(),
+                &place.config_text(&self.places, |remote| self.wan.address(&place.region, remote.link())),
+                Readers::All,
+            )?;
         }
         self.renew_token()?;
         let document = self.document();
@@ -172,6 +201,11 @@ impl Mesh {
             document.add(place, *pid);
         }
         document
+    }
+
+    fn control(&self) -> Result<Option<UnixListener>, FileError> {
+        control::close(&self.dir);
+        if self.wan.has_relays() { control::listen(&self.dir).map(Some) } else { Ok(None) }
     }
 
     fn say_ports(&self) {
