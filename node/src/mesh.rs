@@ -216,12 +216,26 @@ fn place_new(image: &Image, live: &[u64], nodes: usize, topics: &[CatalogueTopic
     Some(placed)
 }
 
-/// Tells links of every change, and takes in what other regions tell.
 async fn follow(shared: Arc<Shared>) {
+    // Side by side: while a commit waits for a leader, links still learn of each change.
+    tokio::join!(tell_links(&shared), take_in(&shared));
+}
+
+async fn tell_links(shared: &Shared) {
+    let mut images = shared.controller.watch();
+    loop {
+        shared.version.send_replace(images.borrow_and_update().version);
+        if images.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Commits what other regions tell of themselves.
+async fn take_in(shared: &Shared) {
     let mut images = shared.controller.watch();
     loop {
         let image = images.borrow_and_update().clone();
-        shared.version.send_replace(image.version);
         let (due, next) = shared.due(&image);
         for (region, catalogue) in &due {
             shared.commit(&image, region, catalogue.clone()).await;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use meridian_raft::env::Env;
 use meridian_raft::node::{Node, NodeConfig, NodeError, Timing};
+use meridian_replication::link::{LinkConfig, LinkError, Links};
 
 use crate::admin::server::{Admin, AdminError};
 use crate::admin::view::View;
@@ -22,8 +23,9 @@ use crate::groups::Groups;
 use crate::hosting::Hosting;
 use crate::kafka::Broker;
 use crate::kafka::listener::Listener;
+use crate::mesh::Mesh;
 use crate::telemetry::otlp::{Otlp, OtlpError};
-use crate::tls::{Credentials, TlsError};
+use crate::tls::{self, Credentials, TlsError};
 
 /// Raft's clocks: a dead leader is replaced well within a second, a busy machine's pauses are not taken for death.
 const TIMING: Timing = Timing { heartbeat_ms: 100, election_min_ms: 400, election_max_ms: 800 };
@@ -55,6 +57,8 @@ pub enum ServeError {
     Node(#[from] NodeError),
     #[error("cannot listen for Kafka clients on {address}: {error}")]
     Listen { address: SocketAddr, error: io::Error },
+    #[error(transparent)]
+    Link(#[from] LinkError),
 }
 
 /// Serves until `stop` resolves, then hands leaderships over and stops. `raft` runs Raft alone, so that busy clients cannot starve its
@@ -76,6 +80,8 @@ pub async fn serve(config: Config, raft_runtime: tokio::runtime::Handle, stop: i
         Region { mesh: config.mesh.clone(), name: config.region.clone(), number: config.region_number, superusers: config.superusers() };
     let controller = Controller::start(&raft, region).await?;
     let hosting = Hosting::start(config.node_id, raft.clone(), controller.clone());
+    let mesh = Mesh::start(config.node_id, config.peer.nodes.len(), raft.clone(), controller.clone(), env.clone());
+    let links = Links::start(link_config(&config)?, raft.clone(), Arc::new(mesh), env.clone()).await?;
     let groups = Groups::start(env.clone(), raft.clone(), controller.clone());
     let broker = Broker {
         node_id: config.node_id,
@@ -96,7 +102,7 @@ pub async fn serve(config: Config, raft_runtime: tokio::runtime::Handle, stop: i
         raft: raft.clone(),
         controller: controller.clone(),
         groups: broker.groups.clone(),
-        links: None,
+        links: Some(links.clone()),
         certificate_expires_at_s: credentials.expires_at_s()?,
     });
     if let Some(otlp) = &otlp {
@@ -117,6 +123,7 @@ pub async fn serve(config: Config, raft_runtime: tokio::runtime::Handle, stop: i
     let _ = std::fs::remove_file(config.data_dir.join(READY_FILE));
     listener.shutdown().await;
     drop(broker);
+    links.shutdown().await;
     drop(hosting);
     raft.shutdown().await;
     if let Some(otlp) = otlp {
@@ -144,6 +151,19 @@ fn node_config(config: &Config, credentials: &Credentials) -> Result<NodeConfig,
         tls: Some(credentials.peer(&config.mesh, &config.region)?),
         timing: TIMING,
         fsync: true,
+    })
+}
+
+fn link_config(config: &Config) -> Result<LinkConfig, TlsError> {
+    Ok(LinkConfig {
+        mesh: config.mesh.clone(),
+        region: config.region.clone(),
+        node_id: config.node_id,
+        listen: config.link.listen,
+        remote: config.link.regions.clone(),
+        ca_pem: tls::read(&config.tls.ca)?,
+        certificate_pem: tls::read(&config.tls.certificate)?,
+        key_pem: tls::read(&config.tls.key)?,
     })
 }
 

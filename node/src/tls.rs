@@ -43,7 +43,8 @@ fn unusable(error: impl ToString) -> TlsError {
     TlsError::Unusable(error.to_string())
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+/// A PEM file's bytes, bounded.
+pub fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     use std::io::Read;
     let mut bytes = Vec::new();
     let opened = std::fs::File::open(path).and_then(|file| file.take(PEM_BYTES_MAX + 1).read_to_end(&mut bytes));

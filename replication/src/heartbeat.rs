@@ -140,8 +140,7 @@ impl Hearing {
         let mut changed = false;
         for beat in &heartbeat.beats {
             let group = *self.names.get(&beat.number).ok_or(HearingError::Unnamed(beat.number))?;
-            let claim =
-                Claim { epoch: beat.epoch, high_watermark: beat.high_watermark, closed_us: beat.closed_us, quiet: beat.quiet };
+            let claim = Claim { epoch: beat.epoch, high_watermark: beat.high_watermark, closed_us: beat.closed_us, quiet: beat.quiet };
             let before = self.claims.insert(group, claim);
             changed |= before.is_none_or(|before| before.epoch != claim.epoch);
             heard(group, claim);

@@ -304,9 +304,9 @@ impl Dial {
     fn status(&self) -> PeerStatus {
         let state = lock(&self.state);
         let stats = state.session.as_ref().map(|session| (session.control.stats(), session.bulk.stats()));
-        let live = stats.as_ref().map_or((0, 0), |(control, bulk)| {
-            (control.udp_rx.bytes + bulk.udp_rx.bytes, control.udp_tx.bytes + bulk.udp_tx.bytes)
-        });
+        let live = stats
+            .as_ref()
+            .map_or((0, 0), |(control, bulk)| (control.udp_rx.bytes + bulk.udp_rx.bytes, control.udp_tx.bytes + bulk.udp_tx.bytes));
         PeerStatus {
             region: self.region.clone(),
             address: self.address.clone(),

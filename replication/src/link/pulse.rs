@@ -54,9 +54,9 @@ fn look(inner: &Inner, allowed: &mut HashMap<Uuid, Arc<[String]>>) -> Tick {
             continue;
         }
         let group = partition.id();
-        let regions = allowed.entry(group.topic).or_insert_with(|| {
-            inner.config.remote.keys().filter(|region| inner.metadata.may_send(group.topic, region)).cloned().collect()
-        });
+        let regions = allowed
+            .entry(group.topic)
+            .or_insert_with(|| inner.config.remote.keys().filter(|region| inner.metadata.may_send(group.topic, region)).cloned().collect());
         if regions.is_empty() {
             continue;
         }

@@ -137,7 +137,7 @@ async fn tell(inner: Arc<Inner>, region: String, mut send: SendStream) -> Result
                     return Ok(());
                 }
                 let tick = pulse.borrow_and_update().clone();
-                let led = tick.led.iter().filter(|(_, regions)| regions.iter().any(|allowed| *allowed == region)).map(|(led, _)| led);
+                let led = tick.led.iter().filter(|(_, regions)| regions.contains(&region)).map(|(led, _)| led);
                 for frame in teller.tell(tick.now_us, led) {
                     write(&mut send, frame.encode()).await?;
                 }

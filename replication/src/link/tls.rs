@@ -78,11 +78,7 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, LinkError> {
 }
 
 /// The peer of a connection, if it is a node of this mesh and of a region that `expected` accepts.
-pub(crate) fn peer(
-    connection: &quinn::Connection,
-    mesh: &str,
-    expected: impl FnOnce(&str) -> bool,
-) -> Result<NodeIdentity, IdentityError> {
+pub(crate) fn peer(connection: &quinn::Connection, mesh: &str, expected: impl FnOnce(&str) -> bool) -> Result<NodeIdentity, IdentityError> {
     let chain = connection.peer_identity().and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
     let certificate = chain.as_ref().and_then(|chain| chain.first()).ok_or(IdentityError::None)?;
     let identity = NodeIdentity::from_der(certificate)?;

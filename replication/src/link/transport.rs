@@ -43,8 +43,7 @@ pub(crate) fn endpoint(listen: SocketAddr, tls: &Tls) -> Result<Endpoint, LinkEr
     }
     let mut server = ServerConfig::with_crypto(tls.server.clone());
     server.transport_config(Arc::new(transport())).migration(false).max_incoming(INCOMING_MAX);
-    let mut endpoint =
-        Endpoint::new(EndpointConfig::default(), Some(server), socket, Arc::new(quinn::TokioRuntime)).map_err(failed)?;
+    let mut endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, Arc::new(quinn::TokioRuntime)).map_err(failed)?;
     let mut client = ClientConfig::new(tls.client.clone());
     client.transport_config(Arc::new(transport()));
     endpoint.set_default_client_config(client);

@@ -1,5 +1,6 @@
 //! Two regions in one process: real Raft nodes, real links over loopback, metadata in memory, and a relay that can cut the path between them.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -79,7 +80,11 @@ impl MemoryMetadata {
     /// Allows or refuses the topic to a region from now on.
     pub fn allow(&self, region: &str, allowed: bool) {
         let mut refused = self.refused.lock().expect("no panic");
-        if allowed { refused.remove(region) } else { refused.insert(region.to_owned()) };
+        if allowed {
+            refused.remove(region)
+        } else {
+            refused.insert(region.to_owned())
+        };
         drop(refused);
         self.version.send_modify(|version| *version += 1);
     }
@@ -173,24 +178,25 @@ impl Path {
                 if cut.load(Ordering::Relaxed) {
                     continue;
                 }
-                if !diallers.contains_key(&from) {
+                if let Entry::Vacant(vacant) = diallers.entry(from) {
                     let own = Arc::new(tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket"));
-                    diallers.insert(from, own.clone());
-                    let (front, cut) = (socket.clone(), cut.clone());
-                    answers.spawn(async move {
-                        let mut buffer = vec![0; 65_536];
-                        loop {
-                            let Ok((length, _)) = own.recv_from(&mut buffer).await else { continue };
-                            if !cut.load(Ordering::Relaxed) {
-                                let _ = front.send_to(&buffer[..length], from).await;
-                            }
-                        }
-                    });
+                    answers.spawn(answer(vacant.insert(own).clone(), socket.clone(), from, cut.clone()));
                 }
                 let _ = diallers[&from].send_to(&buffer[..length], back).await;
             }
         });
         self.relays.lock().expect("no panic").push(task.abort_handle());
+    }
+}
+
+/// The way back to one dialler.
+async fn answer(own: Arc<tokio::net::UdpSocket>, front: Arc<tokio::net::UdpSocket>, dialler: SocketAddr, cut: Arc<AtomicBool>) {
+    let mut buffer = vec![0; 65_536];
+    loop {
+        let Ok((length, _)) = own.recv_from(&mut buffer).await else { continue };
+        if !cut.load(Ordering::Relaxed) {
+            let _ = front.send_to(&buffer[..length], dialler).await;
+        }
     }
 }
 
@@ -334,7 +340,7 @@ impl Region {
 
 /// A batch of two records that carry `number`.
 pub fn batch(number: u32) -> Batch {
-    let record = Record { key: None, value: Bytes::copy_from_slice(&number.to_be_bytes()), timestamp_ms: i64::from(number) };
+    let record = Record { key: None, value: Some(Bytes::copy_from_slice(&number.to_be_bytes())), timestamp_ms: i64::from(number) };
     encode(&[record.clone(), record]).expect("a batch")
 }
 

@@ -65,3 +65,20 @@ async fn a_link_cut_for_longer_than_its_patience_is_dialled_anew_and_resumes() {
     both_hold_the_same(&mesh, 40).await;
     mesh.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_that_may_no_longer_have_a_topic_gets_nothing_more_of_it_until_it_may() {
+    let mesh = Mesh::start(1).await;
+    mesh.home.append(0..5).await;
+    both_hold_the_same(&mesh, 10).await;
+    mesh.home.metadata.allow("eu", false);
+    mesh.home.append(5..15).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let refused = mesh.mirror.status().await;
+    assert!(refused.end_offset == 10 && !refused.connected, "{refused:?}");
+    assert!(refused.error.as_ref().is_some_and(|error| error.contains("may not have the topic")), "{refused:?}");
+    mesh.home.metadata.allow("eu", true);
+    both_hold_the_same(&mesh, 30).await;
+    assert_eq!(mesh.mirror.status().await.error, None);
+    mesh.stop().await;
+}
