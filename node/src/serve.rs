@@ -11,6 +11,7 @@ use meridian_raft::env::Env;
 use meridian_raft::node::{Node, NodeConfig, NodeError, Timing};
 use meridian_replication::link::{LinkConfig, LinkError, Links};
 
+use crate::admin::health::{self, Phase};
 use crate::admin::server::{Admin, AdminError};
 use crate::admin::view::View;
 use crate::authentication::{Authenticator, AuthenticatorError};
@@ -36,8 +37,8 @@ pub const PID_FILE: &str = "node.pid";
 /// In the data folder while this node serves clients as part of its region: the id of the process that does. What a killed process left behind
 /// names another.
 pub const READY_FILE: &str = "ready";
-/// Between two looks whether the region's controller has a leader.
-const LEADER_AGAIN: Duration = Duration::from_millis(20);
+/// Between two looks whether something is missing still.
+const READY_AGAIN: Duration = Duration::from_millis(20);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -94,7 +95,7 @@ pub async fn serve(config: Config, raft_runtime: tokio::runtime::Handle, stop: i
         env,
         counters: Default::default(),
     };
-    admin.show(View {
+    let view = View {
         mesh: config.mesh.as_str().into(),
         region: broker.region.clone(),
         node_id: config.node_id,
@@ -104,14 +105,16 @@ pub async fn serve(config: Config, raft_runtime: tokio::runtime::Handle, stop: i
         groups: broker.groups.clone(),
         links: Some(links.clone()),
         certificate_expires_at_s: credentials.expires_at_s()?,
-    });
+    };
+    admin.show(view.clone());
     if let Some(otlp) = &otlp {
         otlp.observe(admin.metrics());
     }
     let listener = Listener::start(config.kafka.listen, credentials.server()?, broker.clone()).await;
     let mut listener = listener.map_err(|error| ServeError::Listen { address: config.kafka.listen, error })?;
+    admin.phase().kafka_accepts();
     // Last: a node that says it is ready has every listener open.
-    let joining = tokio::spawn(join(config.clone(), controller));
+    let joining = tokio::spawn(join(config.clone(), admin.phase().clone(), view));
     tracing::info!(region = %config.region, node = config.node_id, "serving");
 
     stop.await;
@@ -180,11 +183,11 @@ fn record(config: &Config) -> NodeRecord {
     }
 }
 
-/// Makes this node known to its region, and says in [`READY_FILE`] when it is.
-async fn join(config: Config, controller: Controller) {
-    register(controller.clone(), record(&config)).await;
-    while controller.leader().is_none() {
-        tokio::time::sleep(LEADER_AGAIN).await;
+/// Makes this node known to its region, and says in [`READY_FILE`] when nothing is missing any more.
+async fn join(config: Config, phase: Phase, view: View) {
+    register(view.controller.clone(), record(&config)).await;
+    while !health::missing(&phase, Some(&view)).is_empty() {
+        tokio::time::sleep(READY_AGAIN).await;
     }
     match write_process_id(&config, READY_FILE) {
         Ok(()) => tracing::info!("ready"),
