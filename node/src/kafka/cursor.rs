@@ -27,7 +27,7 @@ impl<'a> Cursor<'a> {
         self.at
     }
 
-    pub fn remaining(&self) -> usize {
+    fn remaining(&self) -> usize {
         self.bytes.len() - self.at
     }
 

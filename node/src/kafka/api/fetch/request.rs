@@ -51,9 +51,6 @@ pub(super) fn parse(version: i16, flexible: bool, body: &[u8]) -> Result<FetchRe
         let _rack = cursor.string()?;
     }
     cursor.tags()?;
-    if cursor.remaining() > 0 {
-        return Err(Cut);
-    }
     Ok(FetchRequest { max_wait_ms, min_bytes, max_bytes, isolation, session_epoch, topics })
 }
 

@@ -38,9 +38,6 @@ pub(super) fn parse(version: i16, flexible: bool, body: &[u8]) -> Result<Produce
     let count = cursor.count(TOPIC_BYTES_MIN)?;
     let topics = (0..count).map(|_| topic(version, &mut cursor)).collect::<Result<_, _>>()?;
     cursor.tags()?;
-    if cursor.remaining() > 0 {
-        return Err(Cut);
-    }
     Ok(ProduceRequest { transactional, acks, timeout_ms, topics })
 }
 
