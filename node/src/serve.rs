@@ -94,6 +94,7 @@ pub async fn serve(config: Config, raft_runtime: tokio::runtime::Handle, stop: i
         authenticator,
         env,
         counters: Default::default(),
+        producer_ids: Default::default(),
     };
     let view = View {
         mesh: config.mesh.as_str().into(),

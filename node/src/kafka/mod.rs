@@ -15,6 +15,7 @@ mod gate;
 mod header;
 pub mod leaders;
 pub mod listener;
+pub mod producer_ids;
 mod refusal;
 mod reply;
 mod sasl;
@@ -47,6 +48,7 @@ pub struct Broker {
     pub authenticator: Authenticator,
     pub env: Env,
     pub counters: Arc<counters::Counters>,
+    pub producer_ids: producer_ids::ProducerIds,
 }
 
 /// Who is at the other end of a connection, once authenticated.
@@ -77,6 +79,12 @@ pub struct Asker<'a> {
 }
 
 impl Asker<'_> {
+    /// Of any one resource of that type in this region.
+    pub fn may_any(&self, operation: Operation, resource: ResourceType) -> bool {
+        self.image.superusers.contains(self.principal)
+            || self.image.acls.get(&self.image.region).is_some_and(|acls| acls.allows_any(self.principal, &self.host, operation, resource))
+    }
+
     pub fn may(&self, operation: Operation, resource: ResourceType, name: &str) -> bool {
         self.image.allows(self.principal, &self.host, operation, resource, name)
     }

@@ -105,6 +105,7 @@ async fn start_node(node_id: NodeId, addresses: &BTreeMap<NodeId, SocketAddr>, f
         authenticator,
         env,
         counters: Default::default(),
+        producer_ids: Default::default(),
     };
     (broker, hosting)
 }

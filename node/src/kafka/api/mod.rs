@@ -17,7 +17,10 @@ pub mod describe_cluster;
 pub mod describe_configs;
 pub mod fetch;
 pub mod incremental_alter_configs;
+pub mod init_producer_id;
+pub mod list_offsets;
 pub mod metadata;
+pub mod offset_for_leader_epoch;
 pub mod produce;
 pub mod sasl_authenticate;
 pub mod sasl_handshake;
@@ -108,9 +111,12 @@ apis! {
     }
     // file: request type = API key, versions, first flexible version
     plain {
+        list_offsets: ListOffsetsRequest = 2, 1..=11, 6;
         metadata: MetadataRequest = 3, 0..=13, 9;
         create_topics: CreateTopicsRequest = 19, 2..=7, 5;
         delete_topics: DeleteTopicsRequest = 20, 1..=6, 4;
+        init_producer_id: InitProducerIdRequest = 22, 0..=5, 2;
+        offset_for_leader_epoch: OffsetForLeaderEpochRequest = 23, 2..=4, 4;
         describe_acls: DescribeAclsRequest = 29, 1..=3, 2;
         create_acls: CreateAclsRequest = 30, 1..=3, 2;
         delete_acls: DeleteAclsRequest = 31, 1..=3, 2;
