@@ -41,6 +41,8 @@ pub(crate) type Task = Box<dyn FnOnce() -> io::Result<()> + Send>;
 
 pub(crate) enum Job {
     Write { file: Arc<dyn File>, offset: u64, parts: Vec<Bytes>, done: Flushed },
+    /// Makes room for writes that follow. Whether it is durable matters as little as the zeros that it adds.
+    Reserve { file: Arc<dyn File>, bytes: u64 },
     Task { task: Task, done: Flushed },
     Meta { frame: Bytes, done: Option<Flushed> },
     Stop(oneshot::Sender<()>),
@@ -228,6 +230,14 @@ impl Rounds {
                     self.dirty = true;
                     self.add(file, offset, parts);
                     self.done.push(done);
+                }
+                Some(Job::Reserve { file, bytes }) => {
+                    if self.failed.is_none()
+                        && let Err(error) = file.allocate(bytes)
+                    {
+                        tracing::error!(%error, "the disk has no room; this node's logs stop here");
+                        self.failed = Some(error.to_string());
+                    }
                 }
                 Some(Job::Meta { frame, done }) => {
                     let offset = self.meta_end;

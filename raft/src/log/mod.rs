@@ -109,6 +109,11 @@ pub type Flushed = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 /// Recent entries kept in memory per log; what is not yet flushed is kept besides.
 const TAIL_CACHE_BYTES: usize = 1 << 20;
+/// What a new segment reserves on disk, and the most by which it is reserved further: it doubles in between. An idle partition takes
+/// little, a busy one rarely changes its file's size, and no log reserves much more than it holds.
+const RESERVE_BYTES_MIN: u64 = 64 << 10;
+const RESERVE_BYTES_MAX: u64 = 64 << 20;
+const _: () = assert!(RESERVE_BYTES_MIN.is_power_of_two() && RESERVE_BYTES_MAX.is_power_of_two());
 /// Distance of the points of the sparse index.
 const POINT_BYTES: u64 = 4096;
 
@@ -150,7 +155,19 @@ struct Segment {
     base_offset: i64,
     /// Where the next frame goes.
     end: u64,
+    /// Size of the file; what lies behind `end` is zeros.
+    reserved: u64,
     points: Vec<Point>,
+}
+
+/// The size of a segment's file that holds `end` bytes.
+fn reservation(end: u64, segment_bytes: u64) -> u64 {
+    let stepped = if end <= RESERVE_BYTES_MAX {
+        end.next_power_of_two().max(RESERVE_BYTES_MIN)
+    } else {
+        end.next_multiple_of(RESERVE_BYTES_MAX)
+    };
+    stepped.min(segment_bytes.max(end))
 }
 
 /// One entry of the sparse index.
@@ -292,7 +309,12 @@ impl Log {
                 self.roll(&mut state, entry.index)?;
             }
             let header = encode_frame(&entry);
-            if let Some(segment) = state.segments.last() {
+            if let Some(segment) = state.segments.last_mut() {
+                let end = segment.end + (FRAME_HEADER_BYTES + entry.payload.len()) as u64;
+                if end > segment.reserved {
+                    segment.reserved = reservation(end, self.inner.settings.segment_bytes);
+                    self.inner.writer.queue(Job::Reserve { file: segment.file.clone(), bytes: segment.reserved })?;
+                }
                 let (_, _, parts) = run.get_or_insert_with(|| (segment.file.clone(), segment.end, Vec::new()));
                 parts.extend([header, entry.payload.clone()]);
             }
@@ -353,17 +375,18 @@ impl Log {
         let path = dir.join(format!("{base_index:020}.log"));
         let file = env.disk.open(&path, true)?;
         let header = encode_segment(settings.group, base_index, state.next_offset);
-        let (disk, dir, task_file, bytes) = (env.disk.clone(), dir.clone(), file.clone(), settings.segment_bytes);
+        let (base_offset, end) = (state.next_offset, SEGMENT_HEADER_BYTES as u64);
+        let reserved = reservation(end, settings.segment_bytes);
+        let (disk, dir, task_file) = (env.disk.clone(), dir.clone(), file.clone());
         let task: Task = Box::new(move || {
             task_file.set_len(0)?;
-            task_file.allocate(bytes)?;
+            task_file.allocate(reserved)?;
             task_file.write_all_at(&[IoSlice::new(&header)], 0)?;
             task_file.sync()?;
             disk.sync_dir(&dir)
         });
         self.inner.writer.queue(Job::Task { task, done: Box::new(|_| ()) })?;
-        let (base_offset, end) = (state.next_offset, SEGMENT_HEADER_BYTES as u64);
-        state.segments.push(Segment { path, file, base_index, base_offset, end, points: Vec::new() });
+        state.segments.push(Segment { path, file, base_index, base_offset, end, reserved, points: Vec::new() });
         Ok(())
     }
 
@@ -415,7 +438,11 @@ impl Log {
                 for (head, bytes) in kept {
                     state.note(&head, bytes);
                 }
-                cut = Some((file, position));
+                let reserved = reservation(position, self.inner.settings.segment_bytes);
+                if let Some(segment) = state.segments.last_mut() {
+                    segment.reserved = reserved;
+                }
+                cut = Some((file, position, reserved));
             }
             let next_offset = state.next_offset;
             state.epochs.retain(|&(_, start)| start < next_offset);
@@ -426,18 +453,18 @@ impl Log {
             }
             state.flushed_next = state.flushed_next.min(keep);
         }
-        let Inner { env, dir, settings, .. } = &*self.inner;
-        let (disk, dir, bytes) = (env.disk.clone(), dir.clone(), settings.segment_bytes);
+        let Inner { env, dir, .. } = &*self.inner;
+        let (disk, dir) = (env.disk.clone(), dir.clone());
         let task: Task = Box::new(move || {
             // Last segment first, so that a crash in between leaves a prefix.
             for path in &removed {
                 disk.remove_file(path)?;
                 disk.sync_dir(&dir)?;
             }
-            if let Some((file, end)) = cut {
+            if let Some((file, end, reserved)) = cut {
                 // Shortened, then reserved anew: the old frames must read as zeros, or recovery would take them for entries.
                 file.set_len(end)?;
-                file.allocate(bytes)?;
+                file.allocate(reserved)?;
                 file.sync()?;
             }
             Ok(())

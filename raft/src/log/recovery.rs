@@ -30,7 +30,8 @@ pub(super) fn recover(env: &Env, state: &mut State, path: &Path, group: GroupId,
     state.next_offset = base_offset;
     let mut next_index = base_index;
     let end = SEGMENT_HEADER_BYTES as u64;
-    state.segments.push(Segment { path: path.to_owned(), file: file.clone(), base_index, base_offset, end, points: Vec::new() });
+    let (path_held, reserved) = (path.to_owned(), length);
+    state.segments.push(Segment { path: path_held, file: file.clone(), base_index, base_offset, end, reserved, points: Vec::new() });
     let mut position = end;
     while position + FRAME_HEADER_BYTES as u64 <= length {
         let Ok((entry, bytes)) = read_frame(&*file, position, !is_last) else { break };
