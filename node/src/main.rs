@@ -8,6 +8,7 @@ use meridian::cli::Arguments;
 fn main() -> ExitCode {
     match Arguments::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("meridian: {error}");
             ExitCode::FAILURE
