@@ -48,6 +48,8 @@ pub(in crate::cli) struct Mirror {
     pub lag_records: Option<i64>,
     pub staleness_ms: Option<i64>,
     pub connected: bool,
+    /// Why the copy does not proceed, where its node knows.
+    pub error: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -134,7 +136,13 @@ fn mirror(topic: Uuid, partition: i32, region: &str, home_end: Option<i64>, said
     let of_region = said.iter().filter(|status| status.region == region).flat_map(|status| &status.mirrors);
     let led = of_region.filter(|mirror| mirror.topic == topic && mirror.partition == partition);
     let Some(led) = led.max_by_key(|mirror| mirror.end_offset) else { return Mirror::default() };
-    Mirror { end_offset: Some(led.end_offset), lag_records: lag(led, home_end), staleness_ms: led.staleness_ms, connected: led.connected }
+    Mirror {
+        end_offset: Some(led.end_offset),
+        lag_records: lag(led, home_end),
+        staleness_ms: led.staleness_ms,
+        connected: led.connected,
+        error: led.error.clone(),
+    }
 }
 
 /// While a link is cut its node knows an old end of home's; home itself, if it answers, knows the new one.
@@ -220,6 +228,7 @@ mod tests {
             lag_records: Some(100 - end_offset),
             staleness_ms: Some(12),
             connected,
+            error: None,
         };
         NodeStatus { mirrors: vec![mirror], ..status(region, node_id, end_offset) }
     }
@@ -240,7 +249,7 @@ mod tests {
         let merged = merge(&accounts);
         let partition = &merged.topics[0].partitions[0];
         assert_eq!((partition.leader, partition.end_offset), (Some(1), Some(100)));
-        let eu = Mirror { end_offset: Some(98), lag_records: Some(2), staleness_ms: Some(12), connected: true };
+        let eu = Mirror { end_offset: Some(98), lag_records: Some(2), staleness_ms: Some(12), connected: true, error: None };
         assert_eq!(partition.mirrors["eu"], eu);
         assert_eq!(merged.unreachable.len(), 1);
         assert_eq!((merged.regions["us"].nodes.len(), merged.regions["us"].controller), (2, Some(2)));

@@ -38,7 +38,7 @@ fn rows(status: &MeshStatus) -> Vec<Vec<String>> {
             rows.push(home);
             for (region, mirror) in &partition.mirrors {
                 let mut row = of(region, "mirror");
-                row.extend([number(mirror.end_offset), number(mirror.lag_records), staleness(mirror), link(mirror).into()]);
+                row.extend([number(mirror.end_offset), number(mirror.lag_records), staleness(mirror), link(mirror)]);
                 rows.push(row);
             }
         }
@@ -54,10 +54,11 @@ fn staleness(mirror: &Mirror) -> String {
     }
 }
 
-fn link(mirror: &Mirror) -> &'static str {
-    match (mirror.end_offset, mirror.connected) {
-        (None, _) => UNKNOWN,
-        (_, true) => "connected",
-        (_, false) => "cut",
+fn link(mirror: &Mirror) -> String {
+    match (mirror.end_offset, mirror.connected, &mirror.error) {
+        (None, _, _) => UNKNOWN.into(),
+        (_, _, Some(error)) => error.clone(),
+        (_, true, None) => "connected".into(),
+        (_, false, None) => "cut".into(),
     }
 }
