@@ -92,9 +92,10 @@ pub async fn serve(config: Config, raft_runtime: tokio::runtime::Handle, stop: i
         controller: controller.clone(),
         groups,
         authenticator,
-        env,
+        env: env.clone(),
         counters: Default::default(),
         producer_ids: Default::default(),
+        tracing: otlp.as_ref().map(|otlp| otlp.tracing(&config.telemetry, &env)).unwrap_or_default(),
     };
     let view = View {
         mesh: config.mesh.as_str().into(),
@@ -104,6 +105,7 @@ pub async fn serve(config: Config, raft_runtime: tokio::runtime::Handle, stop: i
         raft: raft.clone(),
         controller: controller.clone(),
         groups: broker.groups.clone(),
+        counters: broker.counters.clone(),
         links: Some(links.clone()),
         certificate_expires_at_s: credentials.expires_at_s()?,
     };

@@ -40,11 +40,25 @@ pub struct WriterStats {
 pub(crate) type Task = Box<dyn FnOnce() -> io::Result<()> + Send>;
 
 pub(crate) enum Job {
-    Write { file: Arc<dyn File>, offset: u64, parts: Vec<Bytes>, done: Flushed },
+    Write {
+        file: Arc<dyn File>,
+        offset: u64,
+        parts: Vec<Bytes>,
+        done: Flushed,
+    },
     /// Makes room for writes that follow. Whether it is durable matters as little as the zeros that it adds.
-    Reserve { file: Arc<dyn File>, bytes: u64 },
-    Task { task: Task, done: Flushed },
-    Meta { frame: Bytes, done: Option<Flushed> },
+    Reserve {
+        file: Arc<dyn File>,
+        bytes: u64,
+    },
+    Task {
+        task: Task,
+        done: Flushed,
+    },
+    Meta {
+        frame: Bytes,
+        done: Option<Flushed>,
+    },
     Stop(oneshot::Sender<()>),
 }
 

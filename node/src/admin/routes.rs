@@ -91,7 +91,10 @@ async fn metrics(State(rooms): State<Rooms>) -> Response {
 }
 
 async fn mesh_status(State(rooms): State<Rooms>, Extension(caller): Extension<Caller>, headers: HeaderMap) -> Response {
-    let Some(principal) = authenticated(&rooms.authenticator, &headers).await else { return unauthorized() };
+    let Some(principal) = authenticated(&rooms.authenticator, &headers).await else {
+        rooms.metrics.refused();
+        return unauthorized();
+    };
     match rooms.view.get() {
         Some(view) => Json(mesh::status(view, &principal, caller.host)).into_response(),
         None => (StatusCode::SERVICE_UNAVAILABLE, "The node is starting.\n").into_response(),

@@ -8,6 +8,7 @@ use meridian_replication::link::Links;
 
 use crate::controller::handle::Controller;
 use crate::groups::Groups;
+use crate::kafka::counters::Counters;
 
 /// Handles only, all cheap to clone.
 #[derive(Debug, Clone)]
@@ -19,6 +20,8 @@ pub struct View {
     pub raft: Node,
     pub controller: Controller,
     pub groups: Groups,
+    /// Of the Kafka listener.
+    pub counters: Arc<Counters>,
     /// None on a node without links.
     pub links: Option<Links>,
     /// When the first certificate of this node's chain expires, seconds since the epoch.

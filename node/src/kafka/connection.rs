@@ -26,6 +26,7 @@ use super::gate::{Gate, Step};
 use super::header::{self, HeaderError};
 use super::reply::Reply;
 use super::{Broker, Session};
+use crate::telemetry::spans::{self, RequestHead};
 
 /// From accept to a session.
 const AUTHENTICATION_DEADLINE: Duration = Duration::from_secs(10);
@@ -184,6 +185,8 @@ fn unknown(error: HeaderError) -> Result<Outcome, Closed> {
 /// A request on its way to its answer.
 struct Work {
     future: BoxFuture<'static, Outcome>,
+    api: i16,
+    arrived: Instant,
     _bytes: OwnedSemaphorePermit,
 }
 
@@ -227,8 +230,9 @@ impl Reader {
             add(&self.broker.counters.bytes_in, frame.len() + 4);
             let bytes = frame.len().clamp(1, PIPELINE_BYTES_MAX) as u32;
             let Ok(permit) = in_flight.clone().acquire_many_owned(bytes).await else { return Ok(()) };
-            let future = self.begin(frame).await?;
-            if self.queue.send(Work { future, _bytes: permit }).await.is_err() {
+            let arrived = Instant::now();
+            let (api, future) = self.begin(frame).await?;
+            if self.queue.send(Work { future, api, arrived, _bytes: permit }).await.is_err() {
                 return Ok(());
             }
         }
@@ -248,21 +252,23 @@ impl Reader {
     }
 
     /// Produce is submitted here and now, in the order of the connection; SASL changes who speaks; all else begins when its turn comes.
-    async fn begin(&mut self, frame: Bytes) -> Result<BoxFuture<'static, Outcome>, Closed> {
+    async fn begin(&mut self, frame: Bytes) -> Result<(i16, BoxFuture<'static, Outcome>), Closed> {
         if self.gate.expects_raw() {
             return Err(Closed::Request("bare SASL messages cannot renew a session"));
         }
         let (call, client_id) = match header::decode(&frame) {
             Ok(header) => (call(&header, &frame), header.client_id),
-            Err(error) => return Ok(ready(unknown(error)?)),
+            Err(error) => return Ok((API_VERSIONS, ready(unknown(error)?))),
         };
-        self.broker.counters.request(call.api.key);
+        let key = call.api.key;
+        self.broker.counters.request(key);
+        let span = self.broker.tracing.request(RequestHead { api: call.api.name, version: call.version, client_id });
         let Some(session) = self.gate.session() else { return Err(Closed::Unauthenticated) };
-        Ok(match call.api.key {
+        let future = match key {
             PRODUCE => {
                 // The request is to hold its frame alone.
                 drop(frame);
-                api::produce::submit(&self.broker, session, call)
+                spans::within(span.as_ref(), || api::produce::submit(&self.broker, session, call))
             }
             FETCH => api::fetch::answer(&self.broker, session, call),
             API_VERSIONS => ready(api::api_versions::answer(call.correlation_id, call.version)),
@@ -275,7 +281,8 @@ impl Reader {
                 ready(outcome)
             }
             _ => api::answer(&self.broker, &named(session, client_id), call),
-        })
+        };
+        Ok((key, spans::follow(span, future)))
     }
 }
 
@@ -309,6 +316,7 @@ async fn write<W: AsyncWrite + Unpin>(mut work: mpsc::Receiver<Work>, mut outbox
                 next.future.await
             }
         };
+        outbox.counters.answered(next.api, next.arrived.elapsed());
         match outcome {
             Outcome::Reply(reply) => outbox.push(reply),
             Outcome::Last(reply) => {

@@ -1,11 +1,17 @@
 //! What the Kafka listener counts, for whoever exports it. Relaxed atomics: each is right on its own, not with the others.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use meridian_auth::jwt::TokenError;
 
+use super::errors::ErrorCode;
+use super::latency::Latency;
+
 /// API keys counted apart; all that are served lie below.
 pub const API_KEYS: usize = 128;
+/// Error codes counted apart: -1 to the last one known, and room for some more.
+const ERROR_CODES: usize = 160;
 
 /// Why somebody could not authenticate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -86,6 +92,11 @@ pub struct Counters {
     /// By API key.
     requests: [AtomicU64; API_KEYS],
     refusals: [AtomicU64; Refusal::LABELS.len()],
+    /// From a request's arrival to its answer, by API key; a long poll's wait included.
+    latencies: [Latency; API_KEYS],
+    /// Refused partitions by error code plus one.
+    produce_errors: [AtomicU64; ERROR_CODES],
+    fetch_errors: [AtomicU64; ERROR_CODES],
     pub connections_accepted: AtomicU64,
     /// Turned away because too many were open, or half open.
     pub connections_refused: AtomicU64,
@@ -108,6 +119,9 @@ impl Default for Counters {
         Counters {
             requests: std::array::from_fn(|_| zero()),
             refusals: std::array::from_fn(|_| zero()),
+            latencies: std::array::from_fn(|_| Latency::default()),
+            produce_errors: std::array::from_fn(|_| zero()),
+            fetch_errors: std::array::from_fn(|_| zero()),
             connections_accepted: zero(),
             connections_refused: zero(),
             connections_open: zero(),
@@ -137,6 +151,35 @@ impl Counters {
         add(&self.refusals[refusal.index()], 1);
     }
 
+    pub(crate) fn answered(&self, api_key: i16, time: Duration) {
+        if let Some(latency) = usize::try_from(api_key).ok().and_then(|key| self.latencies.get(key)) {
+            latency.took(time);
+        }
+    }
+
+    pub(crate) fn produce_refused(&self, error: ErrorCode) {
+        count_error(&self.produce_errors, error);
+    }
+
+    pub(crate) fn fetch_refused(&self, error: ErrorCode) {
+        count_error(&self.fetch_errors, error);
+    }
+
+    /// Refused partitions of Produce requests by error, those that occurred.
+    pub fn produce_errors(&self) -> impl Iterator<Item = (ErrorCode, u64)> + '_ {
+        occurred(&self.produce_errors)
+    }
+
+    /// Refused partitions of Fetch requests by error, those that occurred.
+    pub fn fetch_errors(&self) -> impl Iterator<Item = (ErrorCode, u64)> + '_ {
+        occurred(&self.fetch_errors)
+    }
+
+    /// Of every API that is served, by its name.
+    pub fn latencies(&self) -> impl Iterator<Item = (&'static str, &Latency)> + '_ {
+        super::api::TABLE.iter().filter_map(|api| Some((api.name, self.latencies.get(usize::try_from(api.key).ok()?)?)))
+    }
+
     /// Requests by the API's name, of every API that is served.
     pub fn requests(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         let by_key = |key: i16| usize::try_from(key).ok().and_then(|key| self.requests.get(key));
@@ -147,4 +190,18 @@ impl Counters {
     pub fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         Refusal::LABELS.into_iter().zip(self.refusals.iter().map(|counter| counter.load(Ordering::Relaxed)))
     }
+}
+
+fn count_error(counters: &[AtomicU64; ERROR_CODES], error: ErrorCode) {
+    if let Some(counter) = usize::try_from(error.code() + 1).ok().and_then(|index| counters.get(index)) {
+        add(counter, 1);
+    }
+}
+
+fn occurred(counters: &[AtomicU64; ERROR_CODES]) -> impl Iterator<Item = (ErrorCode, u64)> + '_ {
+    (-1i16..).zip(counters).filter_map(|(code, counter)| {
+        let count = counter.load(Ordering::Relaxed);
+        let error = if count > 0 { ErrorCode::try_from_code(code) } else { None };
+        Some((error?, count))
+    })
 }

@@ -13,6 +13,7 @@ pub mod errors;
 mod frame;
 mod gate;
 mod header;
+pub mod latency;
 pub mod leaders;
 pub mod listener;
 pub mod producer_ids;
@@ -34,6 +35,7 @@ use crate::authentication::Authenticator;
 use crate::controller::handle::Controller;
 use crate::controller::image::Image;
 use crate::groups::Groups;
+use crate::telemetry::spans::Tracing;
 
 /// What every handler may use. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -49,6 +51,7 @@ pub struct Broker {
     pub env: Env,
     pub counters: Arc<counters::Counters>,
     pub producer_ids: producer_ids::ProducerIds,
+    pub tracing: Tracing,
 }
 
 /// Who is at the other end of a connection, once authenticated.

@@ -1,12 +1,14 @@
 //! Spans of Kafka requests, by OpenTelemetry's messaging conventions. A request is sampled before anything is made for it.
 
-use std::future::Future;
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use meridian_raft::env::Random;
 use opentelemetry::trace::{FutureExt, SpanKind, Status, TraceContextExt, Tracer, get_active_span};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::SdkTracer;
+
+use crate::kafka::errors::ErrorCode;
 
 /// Makes spans, or nothing at all. Cheap to clone; while it is off a request costs one branch.
 #[derive(Debug, Clone, Default)]
@@ -25,7 +27,7 @@ struct Live {
 /// The head of a request.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestHead<'a> {
-    /// The API's name, as in Kafka's protocol.
+    /// The API's name, as in `kafka::api::TABLE`.
     pub api: &'static str,
     pub version: i16,
     pub client_id: &'a str,
@@ -67,24 +69,10 @@ impl Tracing {
 /// Name and type of a messaging operation, for the APIs that are one.
 fn operation(api: &str) -> Option<(&'static str, &'static str)> {
     match api {
-        "Produce" => Some(("send", "send")),
-        "Fetch" => Some(("poll", "receive")),
-        "OffsetCommit" => Some(("commit", "settle")),
+        "produce" => Some(("send", "send")),
+        "fetch" => Some(("poll", "receive")),
+        "offset_commit" => Some(("commit", "settle")),
         _ => None,
-    }
-}
-
-impl RequestSpan {
-    /// Runs the request's handler, so that [`destination`] finds the span.
-    pub async fn around<F: Future>(&self, handler: F) -> F::Output {
-        handler.with_context(self.context.clone()).await
-    }
-
-    /// The request was answered with this Kafka error.
-    pub fn failed(&self, error: &'static str) {
-        let span = self.context.span();
-        span.set_attribute(KeyValue::new("error.type", error));
-        span.set_status(Status::error(error));
     }
 }
 
@@ -94,12 +82,34 @@ impl Drop for RequestSpan {
     }
 }
 
-/// Names the topic that the request at hand is about; the last one named counts. Does next to nothing in a request that is not traced.
+/// Runs what a request does at once, so that [`destination`] and [`failed`] find its span.
+pub fn within<T>(span: Option<&RequestSpan>, work: impl FnOnce() -> T) -> T {
+    let _attached = span.map(|span| span.context.clone().attach());
+    work()
+}
+
+/// A request's way to its answer, under its span, which ends with it. Without a span the same future comes back.
+pub fn follow<T: 'static>(span: Option<RequestSpan>, future: BoxFuture<'static, T>) -> BoxFuture<'static, T> {
+    let Some(span) = span else { return future };
+    Box::pin(async move { future.with_context(span.context.clone()).await })
+}
+
+/// Names the topic that the request at hand is about, where it is one. Does next to nothing in a request that is not traced.
 pub fn destination(operation: &str, topic: &str) {
     get_active_span(|span| {
         if span.is_recording() {
             span.set_attribute(KeyValue::new("messaging.destination.name", topic.to_owned()));
             span.update_name(format!("{operation} {topic}"));
+        }
+    });
+}
+
+/// The request at hand is refused, at least for one of its partitions, with this error.
+pub fn failed(error: ErrorCode) {
+    get_active_span(|span| {
+        if span.is_recording() {
+            span.set_attribute(KeyValue::new("error.type", format!("{error:?}")));
+            span.set_status(Status::error(error.to_string()));
         }
     });
 }

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::Duration;
 
+use meridian::client::{Cluster, Settings, TokenSource};
 use meridian::config::{Admin, Authentication, Config, Kafka, Link, Peer, Telemetry, Tls};
 use meridian::dev::issuer::{AUDIENCE, ISSUER, Issuer};
 use meridian::serve::{ServeError, serve};
+use meridian::tls;
 use meridian_raft::env::Env;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, SanType};
 use reqwest::{Certificate, Client, StatusCode};
@@ -125,6 +128,17 @@ impl Running {
     pub fn token(&self, subject: &str, ttl_s: u32, ago_s: i64) -> String {
         let now_s = Env::real().clock.wall_us() / 1_000_000;
         self.issuer.issue(subject, AUDIENCE, ttl_s, now_s - ago_s).expect("a token")
+    }
+
+    /// A Kafka client with this token.
+    pub fn cluster(&self, token: String) -> Cluster {
+        let roots = tls::roots(&self.config.tls.ca).expect("the authority");
+        Cluster::new(Settings {
+            bootstrap: vec![self.config.kafka.listen.to_string()],
+            tls: Arc::new(tls::client(roots).expect("a client")),
+            token: TokenSource::Text(token.into()),
+            client_id: "tests".to_owned(),
+        })
     }
 
     pub async fn metrics(&self) -> String {

@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use harness::{ROOT, Running};
 use meridian::admin::status::NodeStatus;
+use meridian::client::admin::NewTopic;
 use meridian::config::Telemetry;
+use meridian_auth::acl::{Binding, CLUSTER_NAME, Operation, PatternType, Permission, ResourceType};
+use meridian_auth::principal::Principal;
 use reqwest::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -16,9 +19,9 @@ use tokio::time::Instant;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_is_told_to_everyone_and_the_mesh_to_those_with_a_token_over_tls() {
     let node = Running::start(Telemetry::default()).await;
-    node.wait_until_missing(&["the Kafka listener does not accept yet"]).await;
+    node.wait_until_missing(&[]).await;
     let get = |url: String| node.client.get(url);
-    for url in [node.plain("/healthz"), node.secure("/healthz")] {
+    for url in [node.plain("/healthz"), node.secure("/healthz"), node.secure("/readyz")] {
         assert_eq!(get(url.clone()).send().await.expect("an answer").status(), StatusCode::OK, "{url}");
     }
 
@@ -38,6 +41,38 @@ async fn health_is_told_to_everyone_and_the_mesh_to_those_with_a_token_over_tls(
     let status: NodeStatus = get(node.secure("/v1/mesh")).bearer_auth(&root).send().await.expect("an answer").json().await.expect("JSON");
     assert_eq!((status.mesh.as_str(), status.region.as_str(), status.node_id), ("test", "eu", 1));
     assert_eq!(status.controller, Some(1));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_sees_the_topics_it_may_describe_and_no_others() {
+    let node = Running::start(Telemetry::default()).await;
+    node.wait_until_missing(&[]).await;
+    let cluster = node.cluster(node.token(ROOT, 60, 0));
+    for name in ["flights", "wages"] {
+        let topic = NewTopic { name: name.to_owned(), partitions: Some(2), replication_factor: Some(1), ..NewTopic::default() };
+        cluster.create_topic(&topic).await.expect("a topic");
+    }
+    let names_seen_by = async |subject: &str| {
+        let request = node.client.get(node.secure("/v1/mesh")).bearer_auth(node.token(subject, 60, 0));
+        let status: NodeStatus = request.send().await.expect("an answer").json().await.expect("JSON");
+        status.topics.into_iter().filter(|topic| !topic.internal).map(|topic| topic.name).collect::<Vec<_>>()
+    };
+    assert_eq!(names_seen_by("ann").await, Vec::<String>::new());
+    assert_eq!(names_seen_by(ROOT).await, ["flights", "wages"]);
+    let may = |resource, name: &str, operation| Binding {
+        resource,
+        pattern: PatternType::Literal,
+        name: name.to_owned(),
+        principal: Principal::user("ann"),
+        host: "*".to_owned(),
+        operation,
+        permission: Permission::Allow,
+    };
+    cluster.create_acls(&[may(ResourceType::Topic, "flights", Operation::Read)]).await.expect("an ACL");
+    assert_eq!(names_seen_by("ann").await, ["flights"], "who may read may describe");
+    cluster.create_acls(&[may(ResourceType::Cluster, CLUSTER_NAME, Operation::Describe)]).await.expect("an ACL");
+    assert_eq!(names_seen_by("ann").await, ["flights", "wages"]);
     node.stop().await;
 }
 

@@ -106,6 +106,7 @@ async fn start_node(node_id: NodeId, addresses: &BTreeMap<NodeId, SocketAddr>, f
         env,
         counters: Default::default(),
         producer_ids: Default::default(),
+        tracing: Default::default(),
     };
     (broker, hosting)
 }

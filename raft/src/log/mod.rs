@@ -162,11 +162,8 @@ struct Segment {
 
 /// The size of a segment's file that holds `end` bytes.
 fn reservation(end: u64, segment_bytes: u64) -> u64 {
-    let stepped = if end <= RESERVE_BYTES_MAX {
-        end.next_power_of_two().max(RESERVE_BYTES_MIN)
-    } else {
-        end.next_multiple_of(RESERVE_BYTES_MAX)
-    };
+    let stepped =
+        if end <= RESERVE_BYTES_MAX { end.next_power_of_two().max(RESERVE_BYTES_MIN) } else { end.next_multiple_of(RESERVE_BYTES_MAX) };
     stepped.min(segment_bytes.max(end))
 }
 

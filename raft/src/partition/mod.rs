@@ -2,7 +2,7 @@
 
 pub(crate) mod producers;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -96,6 +96,14 @@ const TRANSFER_DEADLINE: Duration = Duration::from_secs(2);
 /// A follower this many entries behind still counts as in sync: as many as may be in flight to it.
 const IN_SYNC_ENTRIES_MAX: u64 = 4096;
 
+/// What clients moved through one replica since it was opened; counted by the rooms that serve them.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    pub records_in: AtomicU64,
+    pub bytes_in: AtomicU64,
+    pub bytes_out: AtomicU64,
+}
+
 /// Handle to one replica. Everything is safe to call from any task.
 #[derive(Debug, Clone)]
 pub struct Partition {
@@ -110,6 +118,7 @@ struct Inner {
     /// Mirrors: the term of leadership, and the offset behind all that was submitted in it.
     submitted: Mutex<Option<(u64, i64)>>,
     pending_bytes: Arc<AtomicUsize>,
+    traffic: Traffic,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -130,7 +139,8 @@ impl Drop for Reserved {
 
 impl Partition {
     pub(crate) fn new(spec: PartitionSpec, group: Group, producers: Arc<Mutex<Producers>>) -> Partition {
-        let inner = Inner { spec, group, producers, submitted: Mutex::default(), pending_bytes: Arc::default() };
+        let inner =
+            Inner { spec, group, producers, submitted: Mutex::default(), pending_bytes: Arc::default(), traffic: Traffic::default() };
         Partition { inner: Arc::new(inner) }
     }
 
@@ -143,6 +153,9 @@ impl Partition {
     }
     pub fn spec(&self) -> &PartitionSpec {
         &self.inner.spec
+    }
+    pub fn traffic(&self) -> &Traffic {
+        &self.inner.traffic
     }
     pub fn leadership(&self) -> Leadership {
         *self.inner.group.leadership().borrow()

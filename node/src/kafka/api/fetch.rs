@@ -23,6 +23,7 @@ use crate::kafka::leaders::{self, Hint};
 use crate::kafka::reply::{Reply, Writer};
 use crate::kafka::topic_key::TopicKey;
 use crate::kafka::{Asker, Broker, Session};
+use crate::telemetry::spans;
 
 mod request;
 
@@ -122,8 +123,12 @@ impl<'a> Fetch<'a> {
 
     /// Reads on wherever there is more, and looks again at what the caller may and who leads.
     async fn read(&mut self, asker: &Asker<'_>) {
+        let alone = self.topics.len() == 1;
         for topic in &mut self.topics {
             let found = topic.key.find(asker, Operation::Read);
+            if let (Ok(topic), true) = (&found, alone) {
+                spans::destination("poll", &topic.name);
+            }
             for slot in &mut topic.slots {
                 let led = match &found {
                     Ok(topic) => leaders::led(self.broker, topic, slot.asked.index, slot.asked.epoch).inspect_err(|error| {
@@ -174,6 +179,13 @@ impl<'a> Fetch<'a> {
             writer.count(topic.slots.len());
             for slot in topic.slots {
                 add(&self.broker.counters.fetched_bytes, slot.bytes);
+                match &slot.source {
+                    Ok(replica) => add(&replica.traffic().bytes_out, slot.bytes),
+                    Err(error) => {
+                        self.broker.counters.fetch_refused(*error);
+                        spans::failed(*error);
+                    }
+                }
                 let records = slot.batches.iter().filter_map(|batch| BatchHeader::decode(batch)).map(|header| header.count.max(0));
                 add(&self.broker.counters.fetched_records, records.map(|count| count as usize).sum());
                 hints.extend(slot.hint.filter(|_| slot.source.is_err()));

@@ -22,6 +22,7 @@ use crate::kafka::leaders::{self, Hint};
 use crate::kafka::reply::Writer;
 use crate::kafka::topic_key::TopicKey;
 use crate::kafka::{Asker, Broker, Session};
+use crate::telemetry::spans;
 
 mod request;
 
@@ -80,7 +81,8 @@ pub(crate) fn submit(broker: &Broker, session: &Session, call: Call) -> BoxFutur
         return std::future::ready(Outcome::Close("a misshapen Produce")).boxed();
     };
     let asker = broker.asker(session);
-    let submission = Submission { broker, asker: &asker, version: call.version, acks: request.acks, whole: refused_whole(&request) };
+    let (whole, alone) = (refused_whole(&request), request.topics.len() == 1);
+    let submission = Submission { broker, asker: &asker, version: call.version, acks: request.acks, whole, alone };
     let (silent, timeout_ms) = (request.acks == ACKS_NONE, request.timeout_ms);
     let topics = detach(request.topics, &call.body);
     let (version, correlation_id, flexible) = (call.version, call.correlation_id, call.is_flexible());
@@ -122,11 +124,16 @@ struct Submission<'a> {
     version: i16,
     acks: i16,
     whole: Option<(ErrorCode, &'static str)>,
+    /// The request is about one topic.
+    alone: bool,
 }
 
 impl Submission<'_> {
     fn topic(&self, key: TopicKey, partitions: Vec<(i32, Option<Bytes>)>) -> TopicParts {
         let found = self.writable(&key);
+        if let (Ok(topic), true) = (&found, self.alone) {
+            spans::destination("send", &topic.name);
+        }
         let parts = partitions.into_iter().map(|(index, records)| {
             let result = match &found {
                 Ok(topic) => self.partition(topic, index, records),
@@ -179,6 +186,8 @@ impl Submission<'_> {
         }
         add(&self.broker.counters.produced_bytes, batch.bytes().len());
         add(&self.broker.counters.produced_records, batch.header().count.unsigned_abs() as usize);
+        add(&replica.traffic().bytes_in, batch.bytes().len());
+        add(&replica.traffic().records_in, batch.header().count.unsigned_abs() as usize);
         let append = replica.append(batch);
         Ok((replica, append))
     }
@@ -201,14 +210,20 @@ impl Answer {
     async fn silent(&self, topics: Vec<TopicParts>) -> Outcome {
         for part in topics.into_iter().flat_map(|topic| topic.parts) {
             let appended = match part.result {
-                Ok((_, append)) => append.await.is_ok(),
-                Err(_) => false,
+                Ok((_, append)) => append.await.map_err(|failed| Refused::from(errors::of_append(&failed))),
+                Err(refused) => Err(refused),
             };
-            if !appended {
+            if let Err(refused) = appended {
+                self.refused(&refused);
                 return Outcome::Close("a batch sent with acks=0 was refused");
             }
         }
         Outcome::Silent
+    }
+
+    fn refused(&self, refused: &Refused) {
+        self.broker.counters.produce_refused(refused.error);
+        spans::failed(refused.error);
     }
 
     async fn write(&self, topics: Vec<TopicParts>, timeout_ms: i32) -> crate::kafka::reply::Reply {
@@ -224,6 +239,9 @@ impl Answer {
             writer.count(parts.len());
             for part in parts {
                 let (result, hint) = self.settle(part.result, part.hint, topic.as_deref(), part.index, deadline).await;
+                if let Err(refused) = &result {
+                    self.refused(refused);
+                }
                 self.write_part(&mut writer, part.index, result, hint);
                 hinted.extend(hint);
             }
