@@ -15,21 +15,23 @@ use meridian_raft::env::Stream;
 use std::collections::VecDeque;
 use tokio::io::{AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::api::{self, Call, Outcome};
 use super::counters::{Counters, Refusal, add};
 use super::frame::{FrameError, Frames};
-use super::gate::{Gate, Step};
+use super::gate::{Gate, Lease, Step};
 use super::header::{self, HeaderError};
 use super::reply::Reply;
 use super::{Broker, Session};
+use crate::authentication::Authenticator;
 use crate::telemetry::spans::{self, RequestHead};
 
 /// From accept to a session.
 const AUTHENTICATION_DEADLINE: Duration = Duration::from_secs(10);
+/// Before a refusal is told: clients try again at once (`connection.failed.authentication.delay.ms`).
+const REFUSAL_DELAY: Duration = Duration::from_millis(100);
 /// Requests of one connection that may wait for their answers.
 const PIPELINE_REQUESTS_MAX: usize = 64;
 /// Bytes of requests that may wait; one request may exceed it alone.
@@ -64,6 +66,8 @@ enum Closed {
     Unauthenticated,
     #[error("the token has expired")]
     Expired,
+    #[error("the token's key is no longer in the key set")]
+    KeyRemoved,
     #[error("idle")]
     Idle,
     #[error(transparent)]
@@ -126,6 +130,7 @@ async fn enter(
         match admit(gate, counters, &frame).await? {
             Outcome::Reply(reply) => outbox.push(reply),
             Outcome::Last(reply) => {
+                tokio::time::sleep(REFUSAL_DELAY).await;
                 outbox.push(reply);
                 outbox.flush().await?;
                 return Err(Closed::Unauthenticated);
@@ -191,24 +196,30 @@ struct Work {
 }
 
 async fn converse(frames: Frames<ReadHalf<Tls>>, outbox: Outbox<WriteHalf<Tls>>, gate: Gate, broker: Broker) -> Closed {
-    let Some(expires) = gate.expires() else { return Closed::Unauthenticated };
-    let (expiry, expired) = watch::channel(expires);
+    let Some(lease) = gate.lease().cloned() else { return Closed::Unauthenticated };
+    let (lease, ending) = watch::channel(lease);
+    let authenticator = broker.authenticator.clone();
     let (queue, work) = mpsc::channel(PIPELINE_REQUESTS_MAX);
     let end = tokio::select! {
-        end = Reader { frames, gate, broker, queue, expiry }.run() => end,
+        end = Reader { frames, gate, broker, queue, lease }.run() => end,
         end = write(work, outbox) => end,
-        end = expire(expired) => return end,
+        end = outlived(ending, authenticator) => return end,
     };
     end.err().unwrap_or(Closed::ByClient)
 }
 
-/// Resolves when the session ends, however often it is renewed before.
-async fn expire(mut expiry: watch::Receiver<Instant>) -> Closed {
+/// Resolves when the session ends, however often it is renewed before: its token has expired, or its key is believed no more.
+async fn outlived(mut lease: watch::Receiver<Lease>, authenticator: Authenticator) -> Closed {
+    let mut keys = authenticator.watch_keys();
     loop {
-        let expires = *expiry.borrow_and_update();
+        let Lease { expires, key_id } = lease.borrow_and_update().clone();
+        if !authenticator.believes(&key_id) {
+            return Closed::KeyRemoved;
+        }
         tokio::select! {
             () = tokio::time::sleep_until(expires) => return Closed::Expired,
-            changed = expiry.changed() => if changed.is_err() { return Closed::Expired },
+            changed = lease.changed() => if changed.is_err() { return Closed::Expired },
+            changed = keys.changed() => if changed.is_err() { return Closed::KeyRemoved },
         }
     }
 }
@@ -219,7 +230,7 @@ struct Reader {
     gate: Gate,
     broker: Broker,
     queue: mpsc::Sender<Work>,
-    expiry: watch::Sender<Instant>,
+    lease: watch::Sender<Lease>,
 }
 
 impl Reader {
@@ -275,8 +286,8 @@ impl Reader {
             SASL_HANDSHAKE => ready(api::sasl_handshake::handle(&mut self.gate, &call)),
             SASL_AUTHENTICATE => {
                 let outcome = api::sasl_authenticate::handle(&mut self.gate, &call, client_id).await;
-                if let Some(expires) = self.gate.expires() {
-                    self.expiry.send_replace(expires);
+                if let Some(lease) = self.gate.lease() {
+                    self.lease.send_replace(lease.clone());
                 }
                 ready(outcome)
             }

@@ -24,7 +24,14 @@ pub(crate) struct Gate {
     raw: bool,
     /// A refused OAUTHBEARER client has been told, and has yet to agree before it hears the reason.
     challenged: Option<Refusal>,
-    session: Option<(Arc<Session>, Instant)>,
+    session: Option<(Arc<Session>, Lease)>,
+}
+
+/// What a session hangs on: when its token ends, and the key that signed it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Lease {
+    pub expires: Instant,
+    pub key_id: String,
 }
 
 /// What one SASL message led to.
@@ -48,8 +55,8 @@ impl Gate {
     }
 
     /// When the session ends, idle or not.
-    pub fn expires(&self) -> Option<Instant> {
-        self.session.as_ref().map(|(_, expires)| *expires)
+    pub fn lease(&self) -> Option<&Lease> {
+        self.session.as_ref().map(|(_, lease)| lease)
     }
 
     pub fn expects_raw(&self) -> bool {
@@ -111,7 +118,8 @@ impl Gate {
             return self.refused(Refusal::Token(TokenError::Expired));
         };
         let session = Session { principal: verified.principal, host: self.host, client_id: client_id.into() };
-        self.session = Some((Arc::new(session), Instant::now() + Duration::from_millis(lifetime)));
+        let lease = Lease { expires: Instant::now() + Duration::from_millis(lifetime), key_id: verified.key_id };
+        self.session = Some((Arc::new(session), lease));
         add(&self.broker.counters.authentications, 1);
         Step::Passed { lifetime_ms }
     }
