@@ -242,7 +242,7 @@ impl Answer {
                 if let Err(refused) = &result {
                     self.refused(refused);
                 }
-                self.write_part(&mut writer, part.index, result, hint);
+                write_part(&mut writer, self.version, part.index, result, hint);
                 hinted.extend(hint);
             }
             writer.tags();
@@ -280,29 +280,29 @@ impl Answer {
             }
         }
     }
+}
 
-    fn write_part(&self, writer: &mut Writer, index: i32, result: Result<(i64, i64), Refused>, hint: Option<Hint>) {
-        let (base_offset, log_start_offset) = *result.as_ref().unwrap_or(&(-1, -1));
-        let refused = result.err();
-        writer.i32(index);
-        writer.i16(refused.as_ref().map_or(NONE, |refused| refused.error.code()));
-        writer.i64(base_offset);
-        if self.version >= 2 {
-            // No log append time: topics keep the producer's.
-            writer.i64(-1);
-        }
-        if self.version >= 5 {
-            writer.i64(log_start_offset);
-        }
-        if self.version >= 8 {
-            // Errors of single records.
-            writer.count(0);
-            writer.nullable_string(refused.and_then(|refused| refused.message).as_deref());
-        }
-        match hint.filter(|_| self.version >= 10) {
-            Some(hint) => writer.tagged(0, |writer| hint.write(writer)),
-            None => writer.tags(),
-        }
+fn write_part(writer: &mut Writer, version: i16, index: i32, result: Result<(i64, i64), Refused>, hint: Option<Hint>) {
+    let (base_offset, log_start_offset) = *result.as_ref().unwrap_or(&(-1, -1));
+    let refused = result.err();
+    writer.i32(index);
+    writer.i16(refused.as_ref().map_or(NONE, |refused| refused.error.code()));
+    writer.i64(base_offset);
+    if version >= 2 {
+        // No log append time: topics keep the producer's.
+        writer.i64(-1);
+    }
+    if version >= 5 {
+        writer.i64(log_start_offset);
+    }
+    if version >= 8 {
+        // Errors of single records.
+        writer.count(0);
+        writer.nullable_string(refused.and_then(|refused| refused.message).as_deref());
+    }
+    match hint.filter(|_| version >= 10) {
+        Some(hint) => writer.tagged(0, |writer| hint.write(writer)),
+        None => writer.tags(),
     }
 }
 
