@@ -299,6 +299,7 @@ impl Node {
 
     /// A peer told which groups it leads now, and so which it leads no more.
     pub(crate) fn heard_leaders(&self, peer: NodeId, led: Vec<(GroupId, i32)>) {
+        self.inner.peers.spoke(peer);
         let mut heard = lock(&self.inner.heard);
         heard.retain(|_, (node, _)| *node != peer);
         for (group, epoch) in led.into_iter().take(LED_GROUPS_MAX) {
@@ -325,7 +326,7 @@ impl Node {
         control.ok_or("the controller is not open here")?.propose_for_peer(command).await
     }
 
-    /// Peers that answered within the last election timeout, and this node.
+    /// Peers that were heard of within two election timeouts, and this node.
     pub fn live_nodes(&self) -> Vec<NodeId> {
         let mut live = self.inner.peers.heard_within(Duration::from_millis(self.inner.config.timing.election_max_ms * 2));
         live.push(self.inner.config.node_id);

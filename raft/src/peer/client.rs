@@ -57,6 +57,8 @@ struct Shared {
     waiting: Mutex<Waiting>,
     connected: AtomicBool,
     heard: Mutex<Option<Instant>>,
+    /// When the peer last spoke of its own accord, over its own connection: a follower that asks nothing is answered nothing.
+    spoke: Mutex<Option<Instant>>,
     /// Questions sent since anything was heard.
     unheard: AtomicU64,
 }
@@ -121,9 +123,17 @@ impl Peers {
         }
     }
 
-    /// Peers that answered something within `window`.
+    /// Notes that a peer spoke of its own accord.
+    pub fn spoke(&self, node: NodeId) {
+        if let Some(peer) = self.peers.get(&node) {
+            *lock(&peer.state.spoke) = Some(Instant::now());
+        }
+    }
+
+    /// Peers that answered or spoke within `window`.
     pub fn heard_within(&self, window: Duration) -> Vec<NodeId> {
-        let alive = |peer: &Arc<Peer>| lock(&peer.state.heard).is_some_and(|at| at.elapsed() <= window);
+        let lately = |at: &Mutex<Option<Instant>>| lock(at).is_some_and(|at| at.elapsed() <= window);
+        let alive = |peer: &Arc<Peer>| lately(&peer.state.heard) || lately(&peer.state.spoke);
         self.peers.iter().filter(|(_, peer)| alive(peer)).map(|(node, _)| *node).collect()
     }
 

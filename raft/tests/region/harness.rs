@@ -176,6 +176,11 @@ impl Region {
         self.running.keys().copied().collect()
     }
 
+    /// Who a node takes to be alive.
+    pub fn live_nodes(&self, node: NodeId) -> Vec<NodeId> {
+        self.running[&node].node.live_nodes()
+    }
+
     pub fn partition(&self, node: NodeId) -> &Partition {
         &self.running[&node].partition
     }

@@ -24,6 +24,17 @@ fn an_acknowledged_batch_is_on_every_replica_with_the_same_bytes() {
 }
 
 #[test]
+fn every_node_knows_who_lives_though_followers_ask_nothing() {
+    let region = Region::start();
+    region.leader();
+    // Longer than anything said before a leader was found counts.
+    std::thread::sleep(Duration::from_secs(3));
+    for node in region.nodes() {
+        assert_eq!(region.live_nodes(node), [1, 2, 3], "as node {node} has it");
+    }
+}
+
+#[test]
 fn kill_of_the_leader_loses_nothing_and_the_dead_node_catches_up() {
     let mut region = Region::start();
     let first = region.leader();
