@@ -122,6 +122,8 @@ struct Inner {
     leadership: watch::Receiver<Leadership>,
     submissions: mpsc::UnboundedSender<Submission>,
     lease: Duration,
+    /// This node is the only voter.
+    alone: bool,
     tasks: Vec<tokio::task::AbortHandle>,
 }
 
@@ -192,6 +194,7 @@ impl Group {
         let (leadership_sender, leadership) = watch::channel(Leadership::default());
         let observer = Observer { raft: raft.clone(), node_id: around.node_id, applied: watched.applied.clone(), mirror };
         let patience = if voters.first() == Some(&around.node_id) { Duration::ZERO } else { FORMING_PATIENCE };
+        let alone = voters == [around.node_id];
         let tasks = vec![
             tokio::spawn(propose(raft.clone(), queue)).abort_handle(),
             tokio::spawn(observer.run(leadership_sender)).abort_handle(),
@@ -199,7 +202,7 @@ impl Group {
         ];
         let lease = Duration::from_millis(around.timing.election_max_ms);
         let (applied, high_watermark) = (watched.applied, watched.high_watermark);
-        let inner = Inner { id, node_id: around.node_id, raft, log, applied, high_watermark, leadership, submissions, lease, tasks };
+        let inner = Inner { id, node_id: around.node_id, raft, log, applied, high_watermark, leadership, submissions, lease, alone, tasks };
         Ok(Group { inner: Arc::new(inner) })
     }
 
@@ -228,6 +231,10 @@ impl Group {
 
     /// This node leads and a majority has confirmed so within the lease.
     pub fn holds_lease(&self) -> bool {
+        if self.inner.alone {
+            // openraft counts no acknowledgements where there is nobody to ask.
+            return self.inner.leadership.borrow().is_leader;
+        }
         let acknowledged = self.inner.raft.as_leader().ok().and_then(|leader| leader.last_quorum_acked());
         self.inner.leadership.borrow().is_leader && acknowledged.is_some_and(|at| at.elapsed() < self.inner.lease)
     }

@@ -206,7 +206,21 @@ impl Mesh {
     }
 
     pub async fn with_partitions(nodes: u64, partitions: i32) -> Mesh {
-        let mut mesh = Mesh {
+        let mut mesh = Mesh::open(nodes, partitions).await;
+        for node in 1..=nodes {
+            mesh.start_links("us", node).await;
+            mesh.start_links("eu", node).await;
+        }
+        mesh
+    }
+
+    /// No links yet.
+    pub async fn unlinked(nodes: u64) -> Mesh {
+        Mesh::open(nodes, 1).await
+    }
+
+    async fn open(nodes: u64, partitions: i32) -> Mesh {
+        let mesh = Mesh {
             authority: Authority::new(),
             home: Region::open("us", nodes, partitions).await,
             mirror: Region::open("eu", nodes, partitions).await,
@@ -216,10 +230,6 @@ impl Mesh {
             for (node, listen) in &region.listen {
                 mesh.path.relay(region.dialled[node], *listen).await;
             }
-        }
-        for node in 1..=nodes {
-            mesh.start_links("us", node).await;
-            mesh.start_links("eu", node).await;
         }
         mesh
     }
@@ -282,7 +292,7 @@ impl Region {
                     id: GroupId { topic: TOPIC, partition },
                     replicas: (1..=nodes).collect(),
                     mirror: name != "us",
-                    settings: PartitionSettings { segment_bytes: 16 << 20 },
+                    settings: PartitionSettings { segment_bytes: 1 << 20 },
                 };
                 member.partitions.push(member.node.open_partition(spec).await.expect("a partition"));
             }
