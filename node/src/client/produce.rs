@@ -148,8 +148,11 @@ impl Shared {
 }
 
 async fn producer_id(cluster: &Cluster) -> Result<(i64, i16), ClientError> {
-    let request =
-        InitProducerIdRequest::default().with_transaction_timeout_ms(60_000).with_producer_id((-1).into()).with_producer_epoch(-1);
+    let request = InitProducerIdRequest::default()
+        .with_transactional_id(None)
+        .with_transaction_timeout_ms(60_000)
+        .with_producer_id((-1).into())
+        .with_producer_epoch(-1);
     let mut patience = Patience::default();
     loop {
         let response = cluster.ask(&request).await?;
@@ -277,7 +280,11 @@ impl Way {
         };
         let data = PartitionProduceData::default().with_index(self.partition).with_records(Some(batch.clone()));
         let topic = TopicProduceData::default().with_name(topic_name(&self.shared.topic)).with_partition_data(vec![data]);
-        let request = ProduceRequest::default().with_acks(-1).with_timeout_ms(COMMIT_TIMEOUT_MS).with_topic_data(vec![topic]);
+        let request = ProduceRequest::default()
+            .with_transactional_id(None)
+            .with_acks(-1)
+            .with_timeout_ms(COMMIT_TIMEOUT_MS)
+            .with_topic_data(vec![topic]);
         let reply = connection.send(&request).await?;
         Ok(Box::pin(reply.wait(ANSWER_TIMEOUT)))
     }
