@@ -69,6 +69,11 @@ pub trait File: Debug + Send + Sync {
     fn allocate(&self, bytes: u64) -> io::Result<()>;
     fn set_len(&self, bytes: u64) -> io::Result<()>;
     fn len(&self) -> io::Result<u64>;
+    /// Behind the last byte that was ever written: what is reserved beyond it reads as zeros. To be asked before anything is read (a file
+    /// system may take what it read ahead for written); a file that cannot tell answers with its length.
+    fn written_until(&self) -> io::Result<u64> {
+        self.len()
+    }
 }
 
 /// A byte stream between two nodes.

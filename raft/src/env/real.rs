@@ -110,6 +110,20 @@ impl File for RealFile {
     fn sync(&self) -> io::Result<()> {
         self.0.sync_data()
     }
+    fn written_until(&self) -> io::Result<u64> {
+        use rustix::fs::{SeekFrom, seek};
+        let mut until = 0;
+        loop {
+            match seek(&self.0, SeekFrom::Data(until)) {
+                Ok(written) => match seek(&self.0, SeekFrom::Hole(written)) {
+                    Ok(hole) if hole > until => until = hole,
+                    _ => return self.len(),
+                },
+                Err(rustix::io::Errno::NXIO) => return Ok(until),
+                Err(_) => return self.len(),
+            }
+        }
+    }
     fn allocate(&self, bytes: u64) -> io::Result<()> {
         match rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::empty(), 0, bytes) {
             Ok(()) => Ok(()),
@@ -163,5 +177,25 @@ impl Listener for RealListener {
     }
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.0.local_addr()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+
+    use crate::env::Env;
+
+    #[test]
+    fn what_was_written_is_never_taken_for_merely_reserved() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = Env::real().disk.open(&folder.path().join("file"), true).expect("a file");
+        assert_eq!(file.written_until().expect("told"), 0);
+        file.allocate(8 << 20).expect("reserved");
+        for offset in [0, 5_000, 3 << 20] {
+            file.write_all_at(&[IoSlice::new(b"written")], offset).expect("written");
+            let until = file.written_until().expect("told");
+            assert!((offset + 7..=8 << 20).contains(&until), "{until} after writing at {offset}");
+        }
     }
 }

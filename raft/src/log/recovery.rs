@@ -11,12 +11,13 @@ use crate::env::{Env, File};
 /// Takes one segment into `state`. Only the last may end in damage, and only where nothing valid follows it.
 pub(super) fn recover(env: &Env, state: &mut State, path: &Path, group: GroupId, is_last: bool) -> Result<(), LogError> {
     let file = env.disk.open(path, false)?;
-    let length = file.len()?;
+    // A segment is reserved whole; to read what was never written would take a restart seconds per partition.
+    let (written, length) = (file.written_until()?, file.len()?);
     let corrupt = |position, reason| LogError::Corrupt { path: path.to_owned(), position, reason };
     let mut header = [0; SEGMENT_HEADER_BYTES];
     let found = read_exact(&*file, &mut header, 0).ok().and_then(|()| decode_segment(&header, group));
     let Some((base_index, base_offset)) = found else {
-        if is_last && !frame_follows(&*file, 0, length)? {
+        if is_last && !frame_follows(&*file, 0, written)? {
             // The crash came between creating the file and syncing its header.
             env.disk.remove_file(path)?;
             return Ok(());
@@ -44,7 +45,7 @@ pub(super) fn recover(env: &Env, state: &mut State, path: &Path, group: GroupId,
         next_index += 1;
         position += bytes;
     }
-    if frame_follows(&*file, position, length)? {
+    if frame_follows(&*file, position, written)? {
         return Err(corrupt(position, "valid frames follow a damaged one"));
     }
     if is_last && length > position {

@@ -160,6 +160,10 @@ impl Partition {
     pub fn leadership(&self) -> Leadership {
         *self.inner.group.leadership().borrow()
     }
+    /// This node leads, and a majority has confirmed so within the lease: nobody else can have led since.
+    pub fn holds_lease(&self) -> bool {
+        self.inner.group.holds_lease()
+    }
     pub fn watch_leadership(&self) -> watch::Receiver<Leadership> {
         self.inner.group.leadership()
     }
