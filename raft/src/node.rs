@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use crate::control::{Control, Machine};
@@ -30,6 +31,10 @@ use crate::{GroupId, NodeId};
 const CONTROLLER_SEGMENT_BYTES: u64 = 16 << 20;
 /// How often a node repeats which groups it leads.
 const TELL_EVERY: Duration = Duration::from_millis(500);
+/// Changes within this time are told together.
+const TELL_GATHER: Duration = Duration::from_millis(5);
+/// Groups that may be opened or deleted at once.
+const CHANGING: usize = 32;
 /// Groups remembered of one peer's telling.
 const LED_GROUPS_MAX: usize = 1 << 20;
 /// How long a stopping node waits for another to take a group over.
@@ -111,8 +116,10 @@ struct Inner {
     writer: Writer,
     peers: Peers,
     runtime: Handle,
-    /// One open or delete at a time, so that a group never runs twice over the same files.
-    changing: tokio::sync::Mutex<()>,
+    /// One open or delete at a time of the same group, so that it never runs twice over the same files.
+    changing: [tokio::sync::Mutex<()>; CHANGING],
+    /// A group is led, or led no more: peers are to hear.
+    tell: Arc<Notify>,
     partitions: RwLock<BTreeMap<GroupId, Partition>>,
     control: RwLock<Option<Control>>,
     /// Who led what when it was last heard: group → node and epoch.
@@ -158,7 +165,8 @@ impl Node {
             writer,
             peers,
             runtime: Handle::current(),
-            changing: tokio::sync::Mutex::default(),
+            changing: Default::default(),
+            tell: Arc::default(),
             partitions: RwLock::default(),
             control: RwLock::default(),
             heard: Mutex::default(),
@@ -168,8 +176,10 @@ impl Node {
         };
         let node = Node { inner: Arc::new(inner) };
         let weak = NodeWeak(Arc::downgrade(&node.inner));
-        let tasks =
-            vec![tokio::spawn(server::serve(weak.clone(), listener, tls)).abort_handle(), tokio::spawn(tell_leaders(weak)).abort_handle()];
+        let tasks = vec![
+            tokio::spawn(server::serve(weak.clone(), listener, tls)).abort_handle(),
+            tokio::spawn(tell_leaders(weak, node.inner.tell.clone())).abort_handle(),
+        ];
         lock(&node.inner.tasks).extend(tasks);
         Ok(node)
     }
@@ -181,6 +191,11 @@ impl Node {
 
     fn directory(&self, id: GroupId) -> PathBuf {
         self.inner.config.data_dir.join("logs").join(format!("{}-{}", id.topic, id.partition))
+    }
+
+    async fn changing(&self, id: GroupId) -> tokio::sync::MutexGuard<'_, ()> {
+        let lane = id.topic.as_u128() as usize ^ id.partition.unsigned_abs() as usize;
+        self.inner.changing[lane % CHANGING].lock().await
     }
 
     /// Starts a group on Raft's runtime.
@@ -202,7 +217,7 @@ impl Node {
                     node.inner.elections.fetch_add(1, Ordering::Relaxed);
                 }
                 if leads != led {
-                    node.tell_what_is_led();
+                    node.inner.tell.notify_one();
                 }
                 led = leads;
             }
@@ -212,7 +227,7 @@ impl Node {
 
     /// Opens (and on first start forms) the controller group of all `config.peers`; replays committed commands into `machine`.
     pub async fn open_controller(&self, machine: Arc<dyn Machine>) -> Result<Control, NodeError> {
-        let _changing = self.inner.changing.lock().await;
+        let _changing = self.changing(GroupId::CONTROLLER).await;
         if let Some(control) = &*read(&self.inner.control) {
             return Ok(control.clone());
         }
@@ -232,7 +247,7 @@ impl Node {
 
     /// Opens (and on first start forms) one partition's group. Opening twice returns the same handle.
     pub async fn open_partition(&self, spec: PartitionSpec) -> Result<Partition, NodeError> {
-        let _changing = self.inner.changing.lock().await;
+        let _changing = self.changing(spec.id).await;
         if let Some(partition) = self.partition(spec.id) {
             return Ok(partition);
         }
@@ -267,7 +282,7 @@ impl Node {
 
     /// Stops the group and removes its files, here only.
     pub async fn delete_partition(&self, id: GroupId) -> Result<(), NodeError> {
-        let _changing = self.inner.changing.lock().await;
+        let _changing = self.changing(id).await;
         let removed = write(&self.inner.partitions).remove(&id);
         if let Some(partition) = removed {
             partition.group().stop().await;
@@ -291,10 +306,15 @@ impl Node {
         }
     }
 
-    /// True once the group's leader can commit, by its own word: what is appended there now is not refused for want of a leader.
+    /// True once whoever leads the group can commit, by the leader's own word: what is appended there now is not refused for want of a leader.
     pub fn is_led(&self, id: GroupId) -> bool {
-        let here = self.group(id).is_some_and(|group| group.leadership().borrow().is_leader);
-        here || lock(&self.inner.heard).contains_key(&id)
+        let here = self.group(id).map(|group| *group.leadership().borrow());
+        let heard = lock(&self.inner.heard).get(&id).map(|(node, _)| *node);
+        match here {
+            Some(here) if here.leader == Some(self.inner.config.node_id) => here.is_leader,
+            Some(here) => here.leader.is_some() && here.leader == heard,
+            None => heard.is_some(),
+        }
     }
 
     /// A peer told which groups it leads now, and so which it leads no more.
@@ -363,10 +383,11 @@ impl Node {
     }
 }
 
-/// Repeats what this node leads, for peers that connected since or missed it.
-async fn tell_leaders(node: NodeWeak) {
+/// Tells what this node leads when that changes, many changes at once, and repeats it for peers that connected since or missed it.
+async fn tell_leaders(node: NodeWeak, changed: Arc<Notify>) {
     loop {
-        tokio::time::sleep(TELL_EVERY).await;
+        let _ = tokio::time::timeout(TELL_EVERY, changed.notified()).await;
+        tokio::time::sleep(TELL_GATHER).await;
         let Some(node) = node.upgrade() else { return };
         node.tell_what_is_led();
     }

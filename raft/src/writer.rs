@@ -2,9 +2,10 @@
 //!
 //! A failed write or sync is final: every later job is answered with the error, because what a second sync would report is not to be believed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -45,6 +46,12 @@ pub(crate) enum Job {
         offset: u64,
         parts: Vec<Bytes>,
         done: Flushed,
+    },
+    /// The first file of a log. Many are made in one round and synced together, with the folders that name them, before any frame is written.
+    Create {
+        task: Task,
+        file: Arc<dyn File>,
+        folders: [PathBuf; 2],
     },
     /// Makes room for writes that follow. Whether it is durable matters as little as the zeros that it adds.
     Reserve {
@@ -95,6 +102,9 @@ impl Writer {
             meta_end,
             fsync,
             failed: None,
+            disk: env.disk.clone(),
+            created: Vec::new(),
+            folders: BTreeSet::new(),
             pending: Vec::new(),
             done: Vec::new(),
             dirty: false,
@@ -226,6 +236,10 @@ struct Rounds {
     meta_end: u64,
     fsync: bool,
     failed: Option<String>,
+    disk: Arc<dyn Disk>,
+    /// Files and folders that a round made.
+    created: Vec<Arc<dyn File>>,
+    folders: BTreeSet<PathBuf>,
     pending: Vec<Pending>,
     done: Vec<Flushed>,
     /// Somebody waits for durability in this round.
@@ -245,14 +259,12 @@ impl Rounds {
                     self.add(file, offset, parts);
                     self.done.push(done);
                 }
-                Some(Job::Reserve { file, bytes }) => {
-                    if self.failed.is_none()
-                        && let Err(error) = file.allocate(bytes)
-                    {
-                        tracing::error!(%error, "the disk has no room; this node's logs stop here");
-                        self.failed = Some(error.to_string());
-                    }
+                Some(Job::Create { task, file, folders }) => {
+                    self.try_now(task);
+                    self.created.push(file);
+                    self.folders.extend(folders);
                 }
+                Some(Job::Reserve { file, bytes }) => self.try_now(|| file.allocate(bytes)),
                 Some(Job::Meta { frame, done }) => {
                     let offset = self.meta_end;
                     self.meta_end += frame.len() as u64;
@@ -287,6 +299,15 @@ impl Rounds {
         }
     }
 
+    fn try_now(&mut self, work: impl FnOnce() -> io::Result<()>) {
+        if self.failed.is_none()
+            && let Err(error) = work()
+        {
+            tracing::error!(%error, "the disk takes no new files or bytes; this node's logs stop here");
+            self.failed = Some(error.to_string());
+        }
+    }
+
     fn add(&mut self, file: Arc<dyn File>, offset: u64, parts: Vec<Bytes>) {
         let length: u64 = parts.iter().map(|part| part.len() as u64).sum();
         if let Some(run) = self.pending.iter_mut().rev().find(|run| Arc::ptr_eq(&run.file, &file)).filter(|run| run.end == offset) {
@@ -299,6 +320,7 @@ impl Rounds {
 
     /// Writes, syncs, answers.
     fn finish(&mut self, threads: bool) {
+        self.finish_created(threads);
         let pending = std::mem::take(&mut self.pending);
         let wanted = std::mem::take(&mut self.dirty);
         if self.failed.is_none()
@@ -310,6 +332,20 @@ impl Rounds {
         for done in self.done.drain(..) {
             done(self.failed.as_ref().map_or(Ok(()), |error| Err(io::Error::other(error.clone()))));
         }
+    }
+
+    /// Headers and names are durable before a frame is: a crash leaves no frame without the header of its file.
+    fn finish_created(&mut self, threads: bool) {
+        let (files, folders) = (std::mem::take(&mut self.created), std::mem::take(&mut self.folders));
+        if files.is_empty() || !self.fsync || self.failed.is_some() {
+            return;
+        }
+        let disk = self.disk.clone();
+        let folders: Vec<PathBuf> = folders.into_iter().collect();
+        self.try_now(|| {
+            all_at_once(threads, &files, |file| file.sync())?;
+            all_at_once(threads, &folders, |folder| disk.sync_dir(folder))
+        });
     }
 
     fn write_and_sync(&self, pending: &[Pending], wanted: bool, threads: bool) -> io::Result<()> {
@@ -326,16 +362,7 @@ impl Rounds {
             return Ok(());
         }
         let started = Instant::now();
-        if threads && files.len() > 1 {
-            for files in files.chunks(SYNC_THREADS_MAX) {
-                std::thread::scope(|scope| {
-                    let syncs: Vec<_> = files.iter().map(|file| scope.spawn(|| file.sync())).collect();
-                    syncs.into_iter().try_for_each(|sync| sync.join().unwrap_or_else(|_| Err(io::Error::other("a sync panicked"))))
-                })?;
-            }
-        } else {
-            files.iter().try_for_each(|file| file.sync())?;
-        }
+        all_at_once(threads, &files, |file| file.sync())?;
         let took = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         let mut stats = lock(&self.shared.stats);
         stats.syncs += files.len() as u64;
@@ -343,6 +370,24 @@ impl Rounds {
         stats.sync_us_max = stats.sync_us_max.max(took);
         Ok(())
     }
+}
+
+/// One blocking call per item, several at once where threads may be used: a disk makes many syncs durable in little more time than one.
+fn all_at_once<T: Sync>(threads: bool, items: &[T], call: impl Fn(&T) -> io::Result<()> + Sync) -> io::Result<()> {
+    if !threads || items.len() < 2 {
+        return items.iter().try_for_each(call);
+    }
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+            call(item)?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..SYNC_THREADS_MAX.min(items.len())).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(|_| Err(io::Error::other("a sync panicked"))))
+    })
 }
 
 /// `magic, key length, value length, CRC32C of all the rest`, key, value.

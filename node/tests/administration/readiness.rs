@@ -19,6 +19,7 @@ async fn make_and_write(partitions: i32) {
     let started = Instant::now();
     let made = create(region.broker(), vec![new_topic("flights", partitions, 3)]).await;
     let took = started.elapsed();
+    println!("answered after {} ms", took.as_millis());
     assert_eq!(made[0].error_code, 0, "{:?}", made[0].error_message);
     let mut written = 0;
     for partition in 0..partitions {
@@ -26,7 +27,10 @@ async fn make_and_write(partitions: i32) {
         let (leader, _) = region.broker().raft.leader_of(id).expect("a leader is known");
         let leading = region.brokers().find(|broker| broker.node_id == leader).expect("a node of the region");
         let replica = leading.raft.partition(id).expect("the leader hosts it");
-        replica.append(batch()).await.unwrap_or_else(|error| panic!("partition {partition} led by node {leader}: {error}"));
+        if let Err(error) = replica.append(batch()).await {
+            let seen: Vec<_> = region.brokers().map(|broker| broker.raft.partition(id).map(|replica| replica.leadership())).collect();
+            panic!("partition {partition} led by node {leader}, {} ms after the answer: {error}; {seen:?}", started.elapsed().as_millis());
+        }
         written += 1;
     }
     println!("{written} partitions x 3 replicas, each ready for a write after {} ms", took.as_millis());

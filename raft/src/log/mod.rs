@@ -261,10 +261,8 @@ fn read_frame(file: &dyn File, position: u64, head_only: bool) -> io::Result<(Lo
 impl Log {
     /// Recovers the log in `dir`: headers of sealed segments, every checksum of the last one; a torn tail is cut.
     pub fn open(env: &Env, writer: &Writer, dir: &Path, settings: LogSettings) -> Result<Log, LogError> {
+        // Its name is made durable with the first file in it.
         env.disk.create_dir_all(dir)?;
-        if let Some(parent) = dir.parent() {
-            env.disk.sync_dir(parent)?;
-        }
         let mut state = State::default();
         let paths: Vec<PathBuf> = env.disk.list(dir)?.into_iter().filter(|path| path.extension().is_some_and(|end| end == "log")).collect();
         for (i, path) in paths.iter().enumerate() {
@@ -374,15 +372,24 @@ impl Log {
         let header = encode_segment(settings.group, base_index, state.next_offset);
         let (base_offset, end) = (state.next_offset, SEGMENT_HEADER_BYTES as u64);
         let reserved = reservation(end, settings.segment_bytes);
-        let (disk, dir, task_file) = (env.disk.clone(), dir.clone(), file.clone());
-        let task: Task = Box::new(move || {
+        let (is_first, task_file) = (state.segments.is_empty(), file.clone());
+        let prepare = move || {
             task_file.set_len(0)?;
             task_file.allocate(reserved)?;
-            task_file.write_all_at(&[IoSlice::new(&header)], 0)?;
-            task_file.sync()?;
-            disk.sync_dir(&dir)
-        });
-        self.inner.writer.queue(Job::Task { task, done: Box::new(|_| ()) })?;
+            task_file.write_all_at(&[IoSlice::new(&header)], 0)
+        };
+        if is_first {
+            let folders = [dir.clone(), dir.parent().unwrap_or(dir).to_owned()];
+            self.inner.writer.queue(Job::Create { task: Box::new(prepare), file: file.clone(), folders })?;
+        } else {
+            let (disk, dir, task_file) = (env.disk.clone(), dir.clone(), file.clone());
+            let task: Task = Box::new(move || {
+                prepare()?;
+                task_file.sync()?;
+                disk.sync_dir(&dir)
+            });
+            self.inner.writer.queue(Job::Task { task, done: Box::new(|_| ()) })?;
+        }
         state.segments.push(Segment { path, file, base_index, base_offset, end, reserved, points: Vec::new() });
         Ok(())
     }
