@@ -29,7 +29,7 @@ pub fn of_topic(topic: &Topic) -> Vec<InForce> {
         let default = if definition.name == HOME { topic.home.clone() } else { definition.default.to_owned() };
         let source = if set.is_some() { TOPIC } else { DEFAULT };
         let mut synonyms: Vec<_> = set.iter().map(|value| (definition.name, value.clone(), TOPIC)).collect();
-        synonyms.push((definition.name, default.clone(), DEFAULT));
+        synonyms.push((node_name(definition.name), default.clone(), DEFAULT));
         InForce {
             name: definition.name,
             value: Some(set.unwrap_or(default)),
@@ -44,6 +44,19 @@ pub fn of_topic(topic: &Topic) -> Vec<InForce> {
     topic_config::definitions().iter().map(in_force).collect()
 }
 
+/// What Kafka calls the default of a topic's config, where it has another name for it: tools keep synonyms by name.
+fn node_name(topics: &'static str) -> &'static str {
+    match topics {
+        "cleanup.policy" => "log.cleanup.policy",
+        "max.message.bytes" => "message.max.bytes",
+        "message.timestamp.type" => "log.message.timestamp.type",
+        "retention.bytes" => "log.retention.bytes",
+        "retention.ms" => "log.retention.ms",
+        "segment.bytes" => "log.segment.bytes",
+        same => same,
+    }
+}
+
 /// What a node tells of itself under Kafka's names. None of it changes without the node's file and a restart.
 pub fn of_node(image: &Image, node_id: u64) -> Vec<InForce> {
     let record = image.nodes.get(&node_id);
@@ -56,11 +69,21 @@ pub fn of_node(image: &Image, node_id: u64) -> Vec<InForce> {
         source,
         read_only: true,
     };
-    let default = |name, topics: &str, kind, doc| {
-        let value = topic_config::definitions().iter().find(|definition| definition.name == topics).map(|found| found.default.to_owned());
-        fixed(name, value, kind, doc, DEFAULT)
+    let default = |topics: &str, doc| {
+        let definition = topic_config::definitions().iter().find(|definition| definition.name == topics)?;
+        Some(fixed(node_name(definition.name), Some(definition.default.to_owned()), definition.kind, doc, DEFAULT))
     };
-    vec![
+    let defaults = [
+        default("cleanup.policy", "Default of a topic's cleanup.policy."),
+        default("compression.type", "Default of a topic's compression.type."),
+        default("max.message.bytes", "Default of a topic's max.message.bytes."),
+        default("message.timestamp.type", "Default of a topic's message.timestamp.type."),
+        default("min.insync.replicas", "Default of a topic's min.insync.replicas."),
+        default("retention.bytes", "Default of a topic's retention.bytes."),
+        default("retention.ms", "Default of a topic's retention.ms."),
+        default("segment.bytes", "Default of a topic's segment.bytes."),
+    ];
+    let own = [
         fixed(
             "advertised.listeners",
             record.map(|record| format!("SASL_SSL://{}:{}", record.host, record.port)),
@@ -82,14 +105,8 @@ pub fn of_node(image: &Image, node_id: u64) -> Vec<InForce> {
             "Replicas of a topic whose creator names no number: three, or as many as there are nodes.",
             DEFAULT,
         ),
-        default("log.cleanup.policy", "cleanup.policy", Kind::List, "Default of a topic's cleanup.policy."),
-        default("log.retention.bytes", "retention.bytes", Kind::Long, "Default of a topic's retention.bytes."),
-        default("log.retention.ms", "retention.ms", Kind::Long, "Default of a topic's retention.ms."),
-        default("log.segment.bytes", "segment.bytes", Kind::Int, "Default of a topic's segment.bytes."),
         fixed("mesh.name", Some(image.mesh.clone()), Kind::String, "The mesh that the node belongs to.", STATIC_BROKER),
         fixed("mesh.region", Some(image.region.clone()), Kind::String, "The region that the node belongs to.", STATIC_BROKER),
-        default("message.max.bytes", "max.message.bytes", Kind::Int, "Default of a topic's max.message.bytes."),
-        default("min.insync.replicas", "min.insync.replicas", Kind::Int, "Default of a topic's min.insync.replicas."),
         fixed("node.id", Some(node_id.to_string()), Kind::Int, "Number of the node in its region.", STATIC_BROKER),
         fixed(
             "num.partitions",
@@ -98,7 +115,10 @@ pub fn of_node(image: &Image, node_id: u64) -> Vec<InForce> {
             "Partitions of a topic whose creator names no number.",
             DEFAULT,
         ),
-    ]
+    ];
+    let mut all: Vec<InForce> = own.into_iter().chain(defaults.into_iter().flatten()).collect();
+    all.sort_by_key(|config| config.name);
+    all
 }
 
 /// Kafka's `DescribeConfigsResponse.ConfigType`.
