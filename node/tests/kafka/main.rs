@@ -1,0 +1,5 @@
+//! The Kafka listener from outside: who gets in, what comes back, and how long a connection lasts.
+
+mod entrance;
+mod harness;
+mod records;
