@@ -167,7 +167,7 @@ impl Mesh {
         self.env.clock.wall_us() / 1_000_000
     }
 
-    /// Certificates, configuration files, token and what clients need.
+    /// Certificates, configuration files, the token and what clients need.
     fn write(&mut self) -> Result<(), DevError> {
         let authority = Authority::open(&self.dir, MESH, self.now_s())?;
         for place in &self.places {
@@ -180,16 +180,15 @@ impl Mesh {
             )?;
         }
         self.renew_token()?;
-        let document = self.document();
-        client_files::write(&document)?;
-        document.write()?;
-        Ok(())
+        Ok(self.document().write()?)
     }
 
+    /// The administrator's token, and the files of clients that hold it.
     fn renew_token(&mut self) -> Result<(), DevError> {
         let now_s = self.now_s();
         let token = self.issuer.issue(ADMIN, AUDIENCE, TOKEN_TTL_S, now_s)?;
         files::replace(&self.dir.join(TOKEN_FILE), &format!("{token}\n"), Readers::Owner)?;
+        client_files::write(&self.document(), &token)?;
         self.token_made_at_s = now_s;
         Ok(())
     }
@@ -283,11 +282,15 @@ fn in_words(document: &Document) -> String {
     for (name, region) in &document.regions {
         let folder = document.dir.join(name);
         lines.push(format!("\n{name}: bootstrap {}", region.bootstrap));
-        lines.push(format!("  Java        {}", folder.join(client_files::JAVA_FILE).display()));
+        lines.push(format!("  Java        {}", folder.join(client_files::JAVA_PLAIN_FILE).display()));
+        lines.push(format!("              {} (its first lines say what the JVM needs)", folder.join(client_files::JAVA_FILE).display()));
         lines.push(format!("  librdkafka  {}", folder.join(client_files::LIBRDKAFKA_FILE).display()));
     }
     lines.push(format!("\nTLS: believe {}.", document.ca.display()));
-    lines.push(format!("SASL/OAUTHBEARER: {} holds a token of User:{ADMIN}, who may do everything;", document.admin_token.display()));
+    lines.push(format!(
+        "SASL: OAUTHBEARER, or PLAIN with the token as password. {} holds a token of User:{ADMIN}, who may do everything;",
+        document.admin_token.display()
+    ));
     lines.push(format!("`meridian token issue --dev {} --sub NAME` makes one of any other.", document.dir.display()));
     lines.push("Ctrl-C stops all nodes and keeps their data.".to_owned());
     lines.join("\n")
