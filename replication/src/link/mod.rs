@@ -5,6 +5,7 @@
 //!
 //! What does not live here: which topics are mirrored and who may have them (`catalogue::Metadata`), and the logs (`meridian_raft`).
 
+mod congestion;
 pub(crate) mod frame;
 mod pulse;
 mod service;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use quinn::{ClientConfig, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt};
 
 use super::LinkError;
+use super::congestion::RateBased;
 use super::tls::Tls;
 
 /// Streams a peer may open on one connection: the mirror streams, one control stream, and room for replacements.
@@ -62,6 +63,7 @@ fn transport() -> TransportConfig {
         .initial_mtu(MTU_BYTES)
         .min_mtu(MTU_BYTES)
         .mtu_discovery_config(None)
+        .congestion_controller_factory(Arc::new(RateBased))
         .keep_alive_interval(Some(KEEP_ALIVE))
         .max_idle_timeout(IdleTimeout::try_from(IDLE).ok());
     transport

@@ -219,7 +219,7 @@ impl Mesh {
         Mesh::open(nodes, 1).await
     }
 
-    async fn open(nodes: u64, partitions: i32) -> Mesh {
+    pub async fn open(nodes: u64, partitions: i32) -> Mesh {
         let mesh = Mesh {
             authority: Authority::new(),
             home: Region::open("us", nodes, partitions).await,
