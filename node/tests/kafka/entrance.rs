@@ -108,7 +108,7 @@ async fn hostile_bytes_close_their_connection_and_no_other() {
         wire.stream.write_all(bytes).await.expect("sent");
         assert!(wire.is_closed_within(SOON).await, "{bytes:?}");
     }
-    assert_eq!(bystander.ask(12, &MetadataRequest::default().with_topics(Some(Vec::new()))).await.brokers.len(), 1);
+    assert_eq!(bystander.ask(3, &ApiVersionsRequest::default()).await.error_code, 0);
     node.stop().await;
 }
 
@@ -128,6 +128,6 @@ async fn a_session_ends_with_its_token_though_idle_unless_it_is_renewed() {
     assert!(usurped.is_closed_within(SOON).await);
     assert!(idle.is_closed_within(Duration::from_secs(6)).await);
     assert!(begun.elapsed() > Duration::from_secs(1), "not before its time");
-    assert_eq!(renewed.ask(12, &MetadataRequest::default().with_topics(Some(Vec::new()))).await.brokers.len(), 1);
+    assert_eq!(renewed.ask(3, &ApiVersionsRequest::default()).await.error_code, 0);
     node.stop().await;
 }
