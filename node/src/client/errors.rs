@@ -81,9 +81,6 @@ fn advice(error: ResponseError) -> &'static str {
         ResponseError::UnknownTopicOrPartition => "; `meridian topic list` shows the topics that this principal may see",
         ResponseError::TopicAlreadyExists => "; add --if-not-exists to accept the topic as it is",
         ResponseError::MessageTooLarge => "; the topic's max.message.bytes decides",
-        ResponseError::NotLeaderOrFollower => {
-            "; a mirrored topic takes writes in its home region only: `meridian topic describe T` names it"
-        }
         _ => "",
     }
 }
