@@ -103,8 +103,13 @@ impl<'a> Cursor<'a> {
 
     /// The elements of an array (0 for null), each of which takes at least `bytes_min` bytes of what remains.
     pub fn count(&mut self, bytes_min: usize) -> Result<usize, Cut> {
-        let count = self.length(|cursor| cursor.i32().map(i64::from))?.unwrap_or(0);
-        if count.checked_mul(bytes_min).is_some_and(|bytes| bytes <= self.remaining()) { Ok(count) } else { Err(Cut) }
+        Ok(self.nullable_count(bytes_min)?.unwrap_or(0))
+    }
+
+    /// The same, where null is not empty.
+    pub fn nullable_count(&mut self, bytes_min: usize) -> Result<Option<usize>, Cut> {
+        let Some(count) = self.length(|cursor| cursor.i32().map(i64::from))? else { return Ok(None) };
+        if count.checked_mul(bytes_min).is_some_and(|bytes| bytes <= self.remaining()) { Ok(Some(count)) } else { Err(Cut) }
     }
 
     /// Skips the tagged fields that end every struct of a flexible version.

@@ -9,6 +9,10 @@ use crate::controller::handle::SubmitError;
 /// No error.
 pub const NONE: i16 = 0;
 
+pub fn code_of<T>(result: &Result<T, ErrorCode>) -> i16 {
+    result.as_ref().err().map_or(NONE, ErrorCode::code)
+}
+
 pub fn of_batch(error: &BatchError) -> ErrorCode {
     match error {
         // Fewer bytes than claimed were damaged on the way; more are further batches, which Kafka refuses since Produce 3.
