@@ -40,9 +40,9 @@ fn batch(records: usize) -> Batch {
 /// User and system time of this process so far, seconds.
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<u64> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().filter_map(|field| field.parse().ok()).collect();
-    // Behind the name and the state's letter, user and system time are the 11th and 12th number; a tick is 10 ms.
-    fields.get(10..12).map_or(0.0, |times| times.iter().sum::<u64>() as f64 / 100.0)
+    let fields: Vec<i64> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().filter_map(|field| field.parse().ok()).collect();
+    // Signed, because a process without a terminal has -1 among them. Behind the name and the state's letter, user and system time are the 11th and 12th number; a tick is 10 ms.
+    fields.get(10..12).map_or(0.0, |times| times.iter().sum::<i64>() as f64 / 100.0)
 }
 
 async fn led(mesh: &Mesh) -> Vec<Partition> {
