@@ -5,10 +5,12 @@ use std::io::{self, BufRead, BufReader};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use meridian_chaos::check::{Verdict, judge, tally};
 use meridian_chaos::history::{HistoryError, parse};
+use meridian_chaos::scenario::{self, Plan, Scenario, ScenarioError};
 use meridian_chaos::sim::{Broken, Mutations, log, region};
 
 #[derive(Debug, Parser)]
@@ -48,6 +50,23 @@ enum Command {
         #[arg(long)]
         no_fsync: bool,
     },
+    /// Play a scenario on real processes with a real client: exit status 0 when every promise holds, 1 when one does not, 77 when this
+    /// machine lacks what it needs
+    Run {
+        scenario: Scenario,
+        /// How long faults go on, seconds
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
+        /// Records a second
+        #[arg(long, default_value_t = 500.0)]
+        rate: f64,
+        /// The meridian binary [default: beside this one]
+        #[arg(long)]
+        meridian: Option<PathBuf>,
+        /// Folder for mesh, history and report; removed first
+        #[arg(long, default_value = "chaos-run")]
+        dir: PathBuf,
+    },
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -70,6 +89,40 @@ fn main() -> ExitCode {
         Command::Sim { seed, seeds, world, no_fsync } => {
             let seeds = seed.map_or(seeds, |seed| seed..seed.saturating_add(1));
             sim(world, seeds, Mutations { no_fsync })
+        }
+        Command::Run { scenario, seconds, rate, meridian, dir } => {
+            let beside = || std::env::current_exe().map(|exe| exe.with_file_name("meridian")).unwrap_or_default();
+            let binary = meridian.unwrap_or_else(beside);
+            play(Plan { scenario, binary, dir, duration: Duration::from_secs(seconds), rate })
+        }
+    }
+}
+
+fn play(plan: Plan) -> ExitCode {
+    let _ = std::fs::remove_dir_all(&plan.dir);
+    let report = plan.dir.join("report.json");
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("meridian-chaos: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    match runtime.block_on(scenario::run(plan)) {
+        Ok(outcome) => {
+            println!("{} faults; workload {}; observed {}", outcome.faults.len(), outcome.workload, outcome.observed);
+            print_table(&outcome.verdict, 3);
+            outcome.broken.iter().for_each(|broken| println!("broken: {broken}"));
+            println!("report: {}", report.display());
+            if outcome.passes() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(skipped @ ScenarioError::Skipped(_)) => {
+            println!("{skipped}");
+            ExitCode::from(77)
+        }
+        Err(error) => {
+            eprintln!("meridian-chaos: {error}");
+            ExitCode::FAILURE
         }
     }
 }

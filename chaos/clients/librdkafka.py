@@ -1,0 +1,164 @@
+#!/usr/bin/env python3
+"""A workload on librdkafka (confluent-kafka), a client nobody here wrote: produces, reads back, and writes down what it was told.
+
+    librdkafka.py leaders  --bootstrap B --ca F --token F --topic T            {"0": 2, "1": 3, …} on stdout
+    librdkafka.py produce  … --history F --rate R [--producer NAME]            until its standard input ends; a summary on stdout
+    librdkafka.py read     … --region NAME --history F [--reader NAME]         everything, from the first offset to the end
+
+Histories are those of `meridian-chaos check`: one JSON object a line, values unique and telling where they come from.
+"""
+
+import argparse
+import json
+import sys
+import threading
+import time
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+# What librdkafka itself cannot say for certain: the record may or may not be there.
+INDETERMINATE = {KafkaError._MSG_TIMED_OUT, KafkaError._PURGE_INFLIGHT, KafkaError._TIMED_OUT, KafkaError.REQUEST_TIMED_OUT}
+
+
+def settings(arguments, **more):
+    def token(_):
+        with open(arguments.token, encoding="ascii") as file:
+            return file.read().strip(), time.time() + 3600
+
+    return {
+        "bootstrap.servers": arguments.bootstrap,
+        "security.protocol": "SASL_SSL",
+        "ssl.ca.location": arguments.ca,
+        "sasl.mechanisms": "OAUTHBEARER",
+        "oauth_cb": token,
+        "topic.metadata.refresh.interval.ms": 2000,
+        "reconnect.backoff.max.ms": 500,
+        **more,
+    }
+
+
+def partitions(client, topic):
+    deadline = time.monotonic() + 30
+    while True:
+        client.poll(0)
+        try:
+            found = client.list_topics(topic, timeout=5).topics[topic]
+            if found.error is None and all(one.leader >= 0 for one in found.partitions.values()):
+                return {number: one.leader for number, one in sorted(found.partitions.items())}
+        except KafkaException:
+            pass
+        if time.monotonic() > deadline:
+            sys.exit(f"librdkafka.py: no leaders of {topic} within 30 s")
+        time.sleep(0.1)
+
+
+def leaders(arguments):
+    print(json.dumps(partitions(AdminClient(settings(arguments)), arguments.topic)))
+
+
+def produce(arguments):
+    producer = Producer(settings(arguments, **{
+        "enable.idempotence": True, "acks": "all", "linger.ms": 2, "message.timeout.ms": 60000, "retry.backoff.ms": 20,
+        "retry.backoff.max.ms": 200,
+    }))
+    count = len(partitions(producer, arguments.topic))
+    history = open(arguments.history, "a", encoding="utf-8")
+    write = lambda **event: history.write(json.dumps(event, separators=(",", ":")) + "\n")
+    told = {"acked": 0, "failed": 0, "unknown": 0}
+    last = {}
+    longest = {}
+    start = time.monotonic()
+
+    def delivered(sequence, partition):
+        def answer(error, message):
+            if error is None:
+                told["acked"] += 1
+                now = time.monotonic()
+                longest[partition] = max(longest.get(partition, 0.0), now - last.get(partition, start))
+                last[partition] = now
+                write(event="acked", producer=arguments.producer, sequence=sequence, topic=arguments.topic,
+                      partition=message.partition(), offset=message.offset())
+            elif error.code() in INDETERMINATE:
+                told["unknown"] += 1
+                write(event="unknown", producer=arguments.producer, sequence=sequence)
+            else:
+                told["failed"] += 1
+                print(f"librdkafka.py: record {sequence}: {error}", file=sys.stderr)
+                write(event="failed", producer=arguments.producer, sequence=sequence)
+        return answer
+
+    ended = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+    sequence = 0
+    while not ended.is_set():
+        due = int((time.monotonic() - start) * arguments.rate)
+        while sequence < due:
+            partition, value = sequence % count, f"{arguments.producer}-{sequence}"
+            write(event="send", producer=arguments.producer, sequence=sequence, topic=arguments.topic, partition=partition, value=value)
+            try:
+                producer.produce(arguments.topic, value, partition=partition, on_delivery=delivered(sequence, partition))
+            except BufferError:
+                write(event="failed", producer=arguments.producer, sequence=sequence)
+            sequence += 1
+        producer.poll(0.002)
+    producer.flush(70)
+    history.close()
+    gap = max(longest.values(), default=0.0)
+    print(json.dumps({"sent": sequence, **told, "longest_gap_ms": round(gap * 1000), "seconds": round(time.monotonic() - start, 1)}))
+
+
+def read(arguments):
+    consumer = Consumer(settings(arguments, **{
+        "group.id": "chaos-reader", "enable.auto.commit": False, "auto.offset.reset": "earliest", "enable.partition.eof": False,
+        "fetch.wait.max.ms": 100, "fetch.error.backoff.ms": 50,
+    }))
+    reader = arguments.reader or f"reader-{arguments.region}"
+    history = open(arguments.history, "a", encoding="utf-8")
+    write = lambda **event: history.write(json.dumps(event, separators=(",", ":")) + "\n")
+    numbers = partitions(consumer, arguments.topic)
+    ends = {}
+    for number in numbers:
+        first, end = consumer.get_watermark_offsets(TopicPartition(arguments.topic, number), timeout=30, cached=False)
+        ends[number] = end
+    wanted = {number for number, end in ends.items() if end > 0}
+    consumer.assign([TopicPartition(arguments.topic, number, 0) for number in wanted])
+    deadline = time.monotonic() + arguments.patience
+    total = 0
+    while wanted:
+        if time.monotonic() > deadline:
+            sys.exit(f"librdkafka.py: {arguments.region}: not read to the end within {arguments.patience} s: partitions {sorted(wanted)}")
+        for message in consumer.consume(500, timeout=0.5):
+            if message.error():
+                print(f"librdkafka.py: {arguments.region}: {message.error()}", file=sys.stderr)
+                continue
+            number, offset = message.partition(), message.offset()
+            total += 1
+            write(event="read", reader=reader, region=arguments.region, **{"pass": 0}, topic=arguments.topic, partition=number,
+                  offset=offset, value=message.value().decode())
+            if offset + 1 >= ends[number]:
+                wanted.discard(number)
+    for number, end in ends.items():
+        write(event="read_to_end", region=arguments.region, topic=arguments.topic, partition=number, end=end)
+    history.close()
+    consumer.close()
+    print(json.dumps({"read": total, "ends": ends}))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["leaders", "produce", "read"])
+    for name in ["bootstrap", "ca", "token", "topic"]:
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--history")
+    parser.add_argument("--producer", default="p0")
+    parser.add_argument("--rate", type=float, default=500.0, help="records a second")
+    parser.add_argument("--region", default="")
+    parser.add_argument("--reader")
+    parser.add_argument("--patience", type=float, default=60.0, help="seconds to read everything in")
+    arguments = parser.parse_args()
+    {"leaders": leaders, "produce": produce, "read": read}[arguments.command](arguments)
+
+
+if __name__ == "__main__":
+    main()

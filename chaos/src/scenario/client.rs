@@ -1,0 +1,137 @@
+//! The foreign client: librdkafka, driven by `clients/librdkafka.py` in a Python environment of its own.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tokio::io::AsyncReadExt;
+use tokio::process::{Child, ChildStdin, ChildStdout};
+
+use super::mesh::Mesh;
+use super::{ScenarioError, io};
+
+/// The workload, carried in the binary so that it runs from anywhere.
+const SCRIPT: &str = include_str!("../../clients/librdkafka.py");
+/// librdkafka comes inside this package's wheel.
+const PACKAGE: &str = "confluent-kafka>=2.6,<3";
+/// Longest answer of the script.
+const ANSWER_BYTES_MAX: u64 = 1 << 20;
+
+#[derive(Debug)]
+pub struct Client {
+    python: PathBuf,
+    script: PathBuf,
+    history: PathBuf,
+}
+
+impl Client {
+    /// Finds or makes a Python environment with the client in it.
+    pub fn prepare(dir: &Path) -> Result<Client, ScenarioError> {
+        std::fs::create_dir_all(dir).map_err(io("scenario folder"))?;
+        let script = dir.join("librdkafka.py");
+        std::fs::write(&script, SCRIPT).map_err(io("librdkafka.py"))?;
+        Ok(Client { python: python()?, script, history: dir.join("history.jsonl") })
+    }
+
+    pub fn history(&self) -> &Path {
+        &self.history
+    }
+
+    /// Starts producing; see [`Producing::finish`].
+    pub fn produce(&self, mesh: &Mesh, region: &str, topic: &str, rate: f64) -> Result<Producing, ScenarioError> {
+        let mut command = self.command("produce", mesh, region, topic)?;
+        command.arg("--history").arg(&self.history).arg("--rate").arg(rate.to_string());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(io("the producer"))?;
+        let (input, output) = (child.stdin.take(), child.stdout.take());
+        Ok(Producing { child, input, output })
+    }
+
+    /// Reads a region's copy from the first offset to the end.
+    pub async fn read(&self, mesh: &Mesh, region: &str, topic: &str) -> Result<serde_json::Value, ScenarioError> {
+        let mut command = self.command("read", mesh, region, topic)?;
+        command.arg("--history").arg(&self.history).args(["--region", region]);
+        answer(command, "the reader").await
+    }
+
+    /// Who leads each partition, as the client's own metadata say.
+    pub async fn leaders(&self, mesh: &Mesh, region: &str, topic: &str) -> Result<BTreeMap<usize, i64>, ScenarioError> {
+        let told = answer(self.command("leaders", mesh, region, topic)?, "the client's metadata").await?;
+        serde_json::from_value(told).map_err(|error| ScenarioError::Failed(format!("the client's metadata: {error}")))
+    }
+
+    fn command(&self, verb: &str, mesh: &Mesh, region: &str, topic: &str) -> Result<tokio::process::Command, ScenarioError> {
+        let mut command = tokio::process::Command::new(&self.python);
+        command.arg(&self.script).arg(verb).args(["--bootstrap", mesh.bootstrap(region)?, "--topic", topic]);
+        command.arg("--ca").arg(mesh.ca()).arg("--token").arg(mesh.token()).kill_on_drop(true);
+        Ok(command)
+    }
+}
+
+/// A producer at work.
+#[derive(Debug)]
+pub struct Producing {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: Option<ChildStdout>,
+}
+
+impl Producing {
+    /// Lets it send what it has, and returns its account.
+    pub async fn finish(mut self) -> Result<serde_json::Value, ScenarioError> {
+        // The end of its input is its sign to stop.
+        drop(self.input.take());
+        let mut told = String::new();
+        if let Some(output) = self.output.take() {
+            output.take(ANSWER_BYTES_MAX).read_to_string(&mut told).await.map_err(io("the producer"))?;
+        }
+        let status = self.child.wait().await.map_err(io("the producer"))?;
+        parse(status, &told, "the producer")
+    }
+}
+
+async fn answer(mut command: tokio::process::Command, who: &str) -> Result<serde_json::Value, ScenarioError> {
+    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().await.map_err(io(who))?;
+    parse(output.status, &String::from_utf8_lossy(&output.stdout), who)
+}
+
+fn parse(status: std::process::ExitStatus, told: &str, who: &str) -> Result<serde_json::Value, ScenarioError> {
+    if !status.success() {
+        return Err(ScenarioError::Failed(format!("{who} ended with {status}")));
+    }
+    serde_json::from_str(told.trim()).map_err(|error| ScenarioError::Failed(format!("{who}: {error}")))
+}
+
+/// A Python that has the client: the machine's own, or one in the user's cache, made on first use.
+fn python() -> Result<PathBuf, ScenarioError> {
+    let has_client = |python: &Path| {
+        let probe = Command::new(python).args(["-c", "import confluent_kafka"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        probe.is_ok_and(|status| status.success())
+    };
+    let own = PathBuf::from("python3");
+    if has_client(&own) {
+        return Ok(own);
+    }
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
+    let environment =
+        cache.ok_or_else(|| ScenarioError::Skipped("neither HOME nor XDG_CACHE_HOME is set".into()))?.join("meridian/clients");
+    let python = environment.join("bin/python3");
+    if has_client(&python) {
+        return Ok(python);
+    }
+    let made = |program: &Path, arguments: &[&str]| {
+        let status = Command::new(program).args(arguments).stdout(Stdio::null()).status();
+        if status.is_ok_and(|status| status.success()) {
+            Ok(())
+        } else {
+            Err(ScenarioError::Skipped(format!(
+                "{} {} failed: a Python with venv and pip is needed",
+                program.display(),
+                arguments.join(" ")
+            )))
+        }
+    };
+    made(&own, &["-m", "venv", &environment.to_string_lossy()])?;
+    made(&python, &["-m", "pip", "install", "--quiet", PACKAGE])?;
+    Ok(python)
+}

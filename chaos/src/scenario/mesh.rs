@@ -1,0 +1,178 @@
+//! A mesh of real processes: `meridian dev`, its JSON line, and what a scenario does to it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, timeout};
+
+use super::{ScenarioError, io};
+
+const READY_DEADLINE: Duration = Duration::from_secs(60);
+const STOP_DEADLINE: Duration = Duration::from_secs(30);
+const COMMAND_DEADLINE: Duration = Duration::from_secs(30);
+/// Longest answer of a node's health page.
+const HEALTH_BYTES_MAX: u64 = 64 * 1024;
+
+/// What `meridian dev --format json` prints.
+#[derive(Debug, serde::Deserialize)]
+struct Told {
+    dir: PathBuf,
+    ca: PathBuf,
+    admin_token: PathBuf,
+    regions: BTreeMap<String, Region>,
+}
+
+#[derive(Debug, serde::Deserialize)]
+struct Region {
+    bootstrap: String,
+    nodes: Vec<NodeAt>,
+}
+
+#[derive(Debug, serde::Deserialize)]
+struct NodeAt {
+    id: i64,
+    admin: String,
+    data: PathBuf,
+}
+
+#[derive(Debug)]
+pub struct Mesh {
+    binary: PathBuf,
+    process: Child,
+    told: Told,
+}
+
+fn failed(what: impl Into<String>) -> ScenarioError {
+    ScenarioError::Failed(what.into())
+}
+
+impl Mesh {
+    /// Starts three regions of three nodes in `dir/mesh` and waits until every region serves.
+    pub async fn start(binary: &Path, dir: &Path, more: &[&str]) -> Result<Mesh, ScenarioError> {
+        let log = std::fs::File::create(dir.join("mesh.log")).map_err(io("mesh.log"))?;
+        let mut command = Command::new(binary);
+        command.args(["dev", "--format", "json", "--data-dir"]).arg(dir.join("mesh")).args(more);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
+        let mut process = command.spawn().map_err(io(binary.display().to_string()))?;
+        let output = process.stdout.take().ok_or_else(|| failed("no output of meridian dev"))?;
+        let mut line = String::new();
+        let read = timeout(READY_DEADLINE, BufReader::new(output).read_line(&mut line)).await;
+        read.map_err(|_| failed(format!("the mesh was not ready within {} s", READY_DEADLINE.as_secs())))?.map_err(io("meridian dev"))?;
+        let told = serde_json::from_str(&line).map_err(|error| failed(format!("meridian dev, see mesh.log: {error}")))?;
+        Ok(Mesh { binary: binary.to_owned(), process, told })
+    }
+
+    pub fn regions(&self) -> impl Iterator<Item = &str> {
+        self.told.regions.keys().map(String::as_str)
+    }
+    pub fn bootstrap(&self, region: &str) -> Result<&str, ScenarioError> {
+        self.told.regions.get(region).map(|region| region.bootstrap.as_str()).ok_or_else(|| failed(format!("no region {region}")))
+    }
+    pub fn ca(&self) -> &Path {
+        &self.told.ca
+    }
+    pub fn token(&self) -> &Path {
+        &self.told.admin_token
+    }
+
+    fn node(&self, region: &str, id: i64) -> Result<&NodeAt, ScenarioError> {
+        let nodes = self.told.regions.get(region).map(|region| region.nodes.as_slice()).unwrap_or_default();
+        nodes.iter().find(|node| node.id == id).ok_or_else(|| failed(format!("no node {id} in {region}")))
+    }
+
+    /// Runs `meridian NOUN VERB …` against this mesh and returns what it prints.
+    pub async fn command(&self, arguments: &[&str]) -> Result<String, ScenarioError> {
+        let mut command = Command::new(&self.binary);
+        command.args(arguments).arg("--dev").arg(&self.told.dir).stdin(Stdio::null()).kill_on_drop(true);
+        let name = format!("meridian {}", arguments.join(" "));
+        let output = timeout(COMMAND_DEADLINE, command.output()).await.map_err(|_| failed(format!("{name}: no end")))?;
+        let output = output.map_err(io(&name))?;
+        if !output.status.success() {
+            return Err(failed(format!("{name}: {}", String::from_utf8_lossy(&output.stderr).trim())));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    fn pid(&self, region: &str, id: i64) -> Result<Option<i32>, ScenarioError> {
+        // Absent while the node is down.
+        let text = std::fs::read_to_string(self.node(region, id)?.data.join("node.pid")).unwrap_or_default();
+        Ok(text.trim().parse().ok())
+    }
+
+    /// SIGKILL; returns the process that died.
+    pub fn kill(&self, region: &str, id: i64) -> Result<i32, ScenarioError> {
+        let pid = self.pid(region, id)?.ok_or_else(|| failed(format!("node {id} of {region} does not run")))?;
+        let process = Pid::from_raw(pid).ok_or_else(|| failed(format!("{pid} is no process")))?;
+        kill_process(process, Signal::KILL).map_err(|error| failed(format!("kill {pid}: {error}")))?;
+        Ok(pid)
+    }
+
+    /// True once another process than `dead` serves as this node.
+    pub async fn wait_until_back(&self, region: &str, id: i64, dead: i32, deadline: Duration) -> Result<bool, ScenarioError> {
+        let until = Instant::now() + deadline;
+        while Instant::now() < until {
+            if self.pid(region, id)?.is_some_and(|pid| pid != dead) && is_ready(&self.node(region, id)?.admin).await {
+                return Ok(true);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(false)
+    }
+
+    /// Of every mirrored partition of a topic in a region (None: all), the given figure; the outer None while one is unknown.
+    async fn figures(&self, topic: &str, region: Option<&str>, figure: &str) -> Result<Option<Vec<i64>>, ScenarioError> {
+        let told = self.command(&["mesh", "status", "--format", "json"]).await?;
+        let told: serde_json::Value = serde_json::from_str(&told).map_err(|error| failed(format!("mesh status: {error}")))?;
+        let topics = told["topics"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let Some(found) = topics.iter().find(|one| one["name"] == topic) else { return Ok(None) };
+        let mut figures = Vec::new();
+        for partition in found["partitions"].as_array().map(Vec::as_slice).unwrap_or_default() {
+            for (mirror, of) in partition["mirrors"].as_object().into_iter().flatten() {
+                if region.is_none_or(|region| region == mirror) {
+                    let Some(value) = of[figure].as_i64() else { return Ok(None) };
+                    figures.push(value);
+                }
+            }
+        }
+        Ok((!figures.is_empty()).then_some(figures))
+    }
+
+    /// The sum over all mirrors; None while one of them is unknown.
+    pub async fn lag_records(&self, topic: &str) -> Result<Option<i64>, ScenarioError> {
+        Ok(self.figures(topic, None, "lag_records").await?.map(|lags| lags.iter().sum()))
+    }
+
+    /// The worst of a region's partitions; None while one of them is unknown.
+    pub async fn staleness_ms(&self, topic: &str, region: &str) -> Result<Option<i64>, ScenarioError> {
+        Ok(self.figures(topic, Some(region), "staleness_ms").await?.and_then(|all| all.into_iter().max()))
+    }
+
+    /// As Ctrl-C would.
+    pub async fn stop(mut self) -> Result<(), ScenarioError> {
+        if let Some(pid) = self.process.id().and_then(|pid| Pid::from_raw(pid as i32)) {
+            kill_process(pid, Signal::INT).map_err(|error| failed(format!("meridian dev: {error}")))?;
+        }
+        match timeout(STOP_DEADLINE, self.process.wait()).await {
+            Ok(status) => status.map(|_| ()).map_err(io("meridian dev")),
+            Err(_) => Err(failed(format!("the mesh did not stop within {} s", STOP_DEADLINE.as_secs()))),
+        }
+    }
+}
+
+/// Does the node's own readiness page say so?
+async fn is_ready(admin: &str) -> bool {
+    let ask = async {
+        let mut stream = TcpStream::connect(admin).await?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
+        let mut page = Vec::new();
+        stream.take(HEALTH_BYTES_MAX).read_to_end(&mut page).await?;
+        Ok::<_, std::io::Error>(page.starts_with(b"HTTP/1.1 200"))
+    };
+    matches!(timeout(Duration::from_secs(2), ask).await, Ok(Ok(true)))
+}

@@ -1,0 +1,162 @@
+//! Scenarios on real processes: a mesh of `meridian dev`, a client nobody here wrote, faults, and a checker that reads everything back in
+//! every region.
+//!
+//! A run that applied no fault, or in which too little was acknowledged, fails: green must mean something.
+
+mod client;
+mod leader_kills;
+mod link_cut;
+mod mesh;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::check::{Verdict, judge};
+use crate::history::{HistoryError, parse};
+use client::Client;
+use mesh::Mesh;
+
+/// The topic that every scenario writes to, homed in `us`.
+const TOPIC: &str = "chaos";
+const PARTITIONS: usize = 6;
+const HOME: &str = "us";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Scenario {
+    /// Kill -9 the leader of each partition in turn while records are produced with acks=all
+    LeaderKills,
+    /// Cut the links of one mirror under load, heal them, and watch the mirror catch up
+    LinkCut,
+}
+
+/// How to run one.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub scenario: Scenario,
+    /// The `meridian` binary.
+    pub binary: PathBuf,
+    /// Folder for the mesh, logs, history and report; made anew.
+    pub dir: PathBuf,
+    /// How long faults go on.
+    pub duration: Duration,
+    /// Records a second.
+    pub rate: f64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ScenarioError {
+    /// The machine lacks what the scenario needs; nothing was proven or refuted.
+    #[error("skipped: {0}")]
+    Skipped(String),
+    #[error("{what}: {error}")]
+    Io { what: String, error: std::io::Error },
+    #[error("{0}")]
+    Failed(String),
+    #[error(transparent)]
+    History(#[from] HistoryError),
+}
+
+fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> ScenarioError {
+    let what = what.into();
+    move |error| ScenarioError::Io { what, error }
+}
+
+/// One fault as it was applied.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Fault {
+    /// Milliseconds since the workload began.
+    pub at_ms: u128,
+    pub what: String,
+}
+
+/// What came of a run; written to `report.json` beside the history.
+#[derive(Debug, serde::Serialize)]
+pub struct Report {
+    pub scenario: String,
+    pub faults: Vec<Fault>,
+    /// The producer's own account: sent, acked, failed, unknown, longest_gap_ms.
+    pub workload: serde_json::Value,
+    /// What the scenario measured beside the history.
+    pub observed: serde_json::Value,
+    pub verdict: Verdict,
+    /// Why the run is no proof, or a promise that is not one of the history's.
+    pub broken: Vec<String>,
+}
+
+impl Report {
+    pub fn passes(&self) -> bool {
+        self.verdict.passes() && self.broken.is_empty()
+    }
+}
+
+/// What a scenario works with.
+struct Stage {
+    plan: Plan,
+    mesh: Mesh,
+    client: Client,
+    begun: Instant,
+    faults: Vec<Fault>,
+    broken: Vec<String>,
+}
+
+impl Stage {
+    fn fault(&mut self, what: String) {
+        let at_ms = self.begun.elapsed().as_millis();
+        eprintln!("{at_ms:>7} ms  {what}");
+        self.faults.push(Fault { at_ms, what });
+    }
+}
+
+/// Starts the mesh, runs the scenario, reads everything back in every region, judges.
+pub async fn run(plan: Plan) -> Result<Report, ScenarioError> {
+    let client = Client::prepare(&plan.dir)?;
+    let relays: &[&str] = if plan.scenario == Scenario::LinkCut { &["--rtt", "us-eu=0ms,us-asia=0ms,eu-asia=0ms"] } else { &[] };
+    let mesh = Mesh::start(&plan.binary, &plan.dir, relays).await?;
+    let mirrors: Vec<String> = mesh.regions().filter(|region| *region != HOME).map(str::to_owned).collect();
+    let partitions = PARTITIONS.to_string();
+    mesh.command(&["topic", "create", TOPIC, "--region", HOME, "--partitions", &partitions, "--mirrors", &mirrors.join(",")]).await?;
+    let producer = client.produce(&mesh, HOME, TOPIC, plan.rate)?;
+    let mut stage = Stage { plan, mesh, client, begun: Instant::now(), faults: Vec::new(), broken: Vec::new() };
+    let observed = match stage.plan.scenario {
+        Scenario::LeaderKills => leader_kills::play(&mut stage).await?,
+        Scenario::LinkCut => link_cut::play(&mut stage).await?,
+    };
+    let workload = producer.finish().await?;
+    let Stage { plan, mesh, client, faults, mut broken, .. } = stage;
+    read_everywhere(&mesh, &client, &mut broken).await?;
+    mesh.stop().await?;
+    let history = std::fs::File::open(client.history()).map_err(io("history"))?;
+    let events = parse(&mut std::io::BufReader::new(history))?;
+    // Half of what was asked for is the least with which the run says anything.
+    let acked_min = (plan.rate * plan.duration.as_secs_f64() / 2.0) as u64;
+    let verdict = judge(&events, acked_min);
+    if faults.is_empty() {
+        broken.push("no fault was applied".into());
+    }
+    let report = Report { scenario: format!("{:?}", plan.scenario), faults, workload, observed, verdict, broken };
+    let text = serde_json::to_string_pretty(&report).unwrap_or_default();
+    std::fs::write(plan.dir.join("report.json"), text).map_err(io("report.json"))?;
+    Ok(report)
+}
+
+/// Waits until every mirror has what its home has, then reads all of it by the foreign client.
+async fn read_everywhere(mesh: &Mesh, client: &Client, broken: &mut Vec<String>) -> Result<(), ScenarioError> {
+    const CATCH_UP: Duration = Duration::from_secs(60);
+    let healed = Instant::now();
+    loop {
+        match mesh.lag_records(TOPIC).await? {
+            Some(0) => break,
+            lag if healed.elapsed() > CATCH_UP => {
+                broken.push(format!("the mirrors have not caught up within {} s: lag {lag:?}", CATCH_UP.as_secs()));
+                break;
+            }
+            _ => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+    for region in mesh.regions() {
+        client.read(mesh, region, TOPIC).await?;
+    }
+    Ok(())
+}
