@@ -4,11 +4,16 @@
     librdkafka.py leaders  --bootstrap B --ca F --token F --topic T            {"0": 2, "1": 3, …} on stdout
     librdkafka.py produce  … --history F --rate R [--producer NAME]            until its standard input ends; a summary on stdout
     librdkafka.py read     … --region NAME --history F [--reader NAME]         everything, from the first offset to the end
+    librdkafka.py load     … --file F.jsonl.gz                                 one record a line, keyed by its carrier
+    librdkafka.py digest   …                                                   {"records": N, "digest": SHA-256 of all records}
+    librdkafka.py resume   … --group G --count N                               a group reads half, commits, ends, and goes on
 
 Histories are those of `meridian-chaos check`: one JSON object a line, values unique and telling where they come from.
 """
 
 import argparse
+import gzip
+import hashlib
 import json
 import sys
 import threading
@@ -145,9 +150,70 @@ def read(arguments):
     print(json.dumps({"read": total, "ends": ends}))
 
 
+def load(arguments):
+    producer = Producer(settings(arguments, **{"enable.idempotence": True, "acks": "all", "linger.ms": 20}))
+    partitions(producer, arguments.topic)
+    told = {"acked": 0, "failed": 0}
+
+    def delivered(error, _):
+        told["acked" if error is None else "failed"] += 1
+        if error is not None:
+            print(f"librdkafka.py: {error}", file=sys.stderr)
+
+    with gzip.open(arguments.file, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            line = line.rstrip("\n")
+            producer.produce(arguments.topic, line, key=json.loads(line)["carrier"], on_delivery=delivered)
+            producer.poll(0)
+    producer.flush(60)
+    print(json.dumps(told))
+
+
+def digest(arguments):
+    consumer = Consumer(settings(arguments, **{"group.id": "digest", "enable.auto.commit": False, "auto.offset.reset": "earliest"}))
+    ends = {}
+    for number in partitions(consumer, arguments.topic):
+        ends[number] = consumer.get_watermark_offsets(TopicPartition(arguments.topic, number), timeout=30, cached=False)[1]
+    wanted = {number for number, end in ends.items() if end > 0}
+    consumer.assign([TopicPartition(arguments.topic, number, 0) for number in wanted])
+    records = []
+    deadline = time.monotonic() + arguments.patience
+    while wanted and time.monotonic() < deadline:
+        for message in consumer.consume(1000, timeout=0.5):
+            if message.error():
+                sys.exit(f"librdkafka.py: {message.error()}")
+            key = (message.key() or b"").decode()
+            records.append((message.partition(), message.offset(), key, message.value().decode()))
+            if message.offset() + 1 >= ends[message.partition()]:
+                wanted.discard(message.partition())
+    consumer.close()
+    digest = hashlib.sha256()
+    for record in sorted(records):
+        digest.update("\t".join(map(str, record)).encode() + b"\n")
+    print(json.dumps({"records": len(records), "digest": digest.hexdigest()}))
+
+
+def resume(arguments):
+    """Two lives of one group: the second must begin where the first committed."""
+    seen = []
+    for until in [arguments.count // 2, arguments.count]:
+        consumer = Consumer(settings(arguments, **{"group.id": arguments.group, "enable.auto.commit": False, "auto.offset.reset": "earliest"}))
+        consumer.subscribe([arguments.topic])
+        deadline = time.monotonic() + arguments.patience
+        while len(seen) < until and time.monotonic() < deadline:
+            for message in consumer.consume(min(500, until - len(seen)), timeout=0.5):
+                if message.error():
+                    sys.exit(f"librdkafka.py: {message.error()}")
+                seen.append((message.partition(), message.offset()))
+        # Positions are those behind what was handed out.
+        consumer.commit(asynchronous=False)
+        consumer.close()
+    print(json.dumps({"read": len(seen), "distinct": len(set(seen))}))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["leaders", "produce", "read"])
+    parser.add_argument("command", choices=["leaders", "produce", "read", "load", "digest", "resume"])
     for name in ["bootstrap", "ca", "token", "topic"]:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--history")
@@ -156,8 +222,12 @@ def main():
     parser.add_argument("--region", default="")
     parser.add_argument("--reader")
     parser.add_argument("--patience", type=float, default=60.0, help="seconds to read everything in")
+    parser.add_argument("--file")
+    parser.add_argument("--group")
+    parser.add_argument("--count", type=int, default=0)
     arguments = parser.parse_args()
-    {"leaders": leaders, "produce": produce, "read": read}[arguments.command](arguments)
+    commands = {"leaders": leaders, "produce": produce, "read": read, "load": load, "digest": digest, "resume": resume}
+    commands[arguments.command](arguments)
 
 
 if __name__ == "__main__":

@@ -55,8 +55,24 @@ impl Client {
 
     /// Who leads each partition, as the client's own metadata say.
     pub async fn leaders(&self, mesh: &Mesh, region: &str, topic: &str) -> Result<BTreeMap<usize, i64>, ScenarioError> {
-        let told = answer(self.command("leaders", mesh, region, topic)?, "the client's metadata").await?;
-        serde_json::from_value(told).map_err(|error| ScenarioError::Failed(format!("the client's metadata: {error}")))
+        told(answer(self.command("leaders", mesh, region, topic)?, "the client's metadata").await?)
+    }
+
+    /// Sends a file, one record a line.
+    pub async fn load(&self, mesh: &Mesh, region: &str, topic: &str, file: &Path) -> Result<Loaded, ScenarioError> {
+        let mut command = self.command("load", mesh, region, topic)?;
+        command.arg("--file").arg(file);
+        told(answer(command, "librdkafka").await?)
+    }
+
+    pub async fn digest(&self, mesh: &Mesh, region: &str, topic: &str) -> Result<Digest, ScenarioError> {
+        told(answer(self.command("digest", mesh, region, topic)?, "librdkafka").await?)
+    }
+
+    pub async fn resume(&self, mesh: &Mesh, region: &str, topic: &str, count: u64) -> Result<Resumed, ScenarioError> {
+        let mut command = self.command("resume", mesh, region, topic)?;
+        command.args(["--group", "resume-librdkafka", "--count", &count.to_string()]);
+        told(answer(command, "librdkafka").await?)
     }
 
     fn command(&self, verb: &str, mesh: &Mesh, region: &str, topic: &str) -> Result<tokio::process::Command, ScenarioError> {
@@ -65,6 +81,31 @@ impl Client {
         command.arg("--ca").arg(mesh.ca()).arg("--token").arg(mesh.token()).kill_on_drop(true);
         Ok(command)
     }
+}
+
+/// How many records were acknowledged, how many refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+pub struct Loaded {
+    pub acked: u64,
+    pub failed: u64,
+}
+
+/// All records of a topic in one region: how many, and the SHA-256 over `partition \t offset \t key \t value \n` of each in order.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+pub struct Digest {
+    pub records: u64,
+    pub digest: String,
+}
+
+/// What two lives of one consumer group read together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+pub struct Resumed {
+    pub read: u64,
+    pub distinct: u64,
+}
+
+pub(super) fn told<T: serde::de::DeserializeOwned>(answer: serde_json::Value) -> Result<T, ScenarioError> {
+    serde_json::from_value(answer).map_err(|error| ScenarioError::Failed(format!("a client's answer: {error}")))
 }
 
 /// A producer at work.
@@ -89,7 +130,7 @@ impl Producing {
     }
 }
 
-async fn answer(mut command: tokio::process::Command, who: &str) -> Result<serde_json::Value, ScenarioError> {
+pub(super) async fn answer(mut command: tokio::process::Command, who: &str) -> Result<serde_json::Value, ScenarioError> {
     let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().await.map_err(io(who))?;
     parse(output.status, &String::from_utf8_lossy(&output.stdout), who)
 }
@@ -99,6 +140,22 @@ fn parse(status: std::process::ExitStatus, told: &str, who: &str) -> Result<serd
         return Err(ScenarioError::Failed(format!("{who} ended with {status}")));
     }
     serde_json::from_str(told.trim()).map_err(|error| ScenarioError::Failed(format!("{who}: {error}")))
+}
+
+/// Where clients that had to be installed stay.
+pub(super) fn cache() -> Result<PathBuf, ScenarioError> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
+    Ok(cache.ok_or_else(|| ScenarioError::Skipped("neither HOME nor XDG_CACHE_HOME is set".into()))?.join("meridian/clients"))
+}
+
+/// Runs an installation step; a machine on which it cannot run skips the scenario.
+pub(super) fn install(program: &Path, arguments: &[&str]) -> Result<(), ScenarioError> {
+    let status = Command::new(program).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).status();
+    if status.is_ok_and(|status| status.success()) {
+        return Ok(());
+    }
+    Err(ScenarioError::Skipped(format!("{} {} failed", program.display(), arguments.join(" "))))
 }
 
 /// A Python that has the client: the machine's own, or one in the user's cache, made on first use.
@@ -111,27 +168,12 @@ fn python() -> Result<PathBuf, ScenarioError> {
     if has_client(&own) {
         return Ok(own);
     }
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
-    let environment =
-        cache.ok_or_else(|| ScenarioError::Skipped("neither HOME nor XDG_CACHE_HOME is set".into()))?.join("meridian/clients");
+    let environment = cache()?.join("python");
     let python = environment.join("bin/python3");
     if has_client(&python) {
         return Ok(python);
     }
-    let made = |program: &Path, arguments: &[&str]| {
-        let status = Command::new(program).args(arguments).stdout(Stdio::null()).status();
-        if status.is_ok_and(|status| status.success()) {
-            Ok(())
-        } else {
-            Err(ScenarioError::Skipped(format!(
-                "{} {} failed: a Python with venv and pip is needed",
-                program.display(),
-                arguments.join(" ")
-            )))
-        }
-    };
-    made(&own, &["-m", "venv", &environment.to_string_lossy()])?;
-    made(&python, &["-m", "pip", "install", "--quiet", PACKAGE])?;
+    install(&own, &["-m", "venv", &environment.to_string_lossy()])?;
+    install(&python, &["-m", "pip", "install", "--quiet", PACKAGE])?;
     Ok(python)
 }

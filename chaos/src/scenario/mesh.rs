@@ -80,6 +80,10 @@ impl Mesh {
     pub fn token(&self) -> &Path {
         &self.told.admin_token
     }
+    /// Where `meridian dev` writes its properties files.
+    pub fn dir(&self) -> &Path {
+        &self.told.dir
+    }
 
     fn node(&self, region: &str, id: i64) -> Result<&NodeAt, ScenarioError> {
         let nodes = self.told.regions.get(region).map(|region| region.nodes.as_slice()).unwrap_or_default();
@@ -97,6 +101,13 @@ impl Mesh {
             return Err(failed(format!("{name}: {}", String::from_utf8_lossy(&output.stderr).trim())));
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// A topic homed in `home` and mirrored everywhere else.
+    pub async fn create_topic(&self, name: &str, home: &str, partitions: usize) -> Result<(), ScenarioError> {
+        let mirrors: Vec<&str> = self.regions().filter(|region| *region != home).collect();
+        let (partitions, mirrors) = (partitions.to_string(), mirrors.join(","));
+        self.command(&["topic", "create", name, "--region", home, "--partitions", &partitions, "--mirrors", &mirrors]).await.map(|_| ())
     }
 
     fn pid(&self, region: &str, id: i64) -> Result<Option<i32>, ScenarioError> {

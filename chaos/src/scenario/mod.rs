@@ -4,6 +4,8 @@
 //! A run that applied no fault, or in which too little was acknowledged, fails: green must mean something.
 
 mod client;
+mod foreign_clients;
+mod java;
 mod leader_kills;
 mod link_cut;
 mod mesh;
@@ -29,6 +31,8 @@ pub enum Scenario {
     LeaderKills,
     /// Cut the links of one mirror under load, heal them, and watch the mirror catch up
     LinkCut,
+    /// No fault: the flights by librdkafka and by Apache Kafka's Java client, the same in every region for both, and groups that resume
+    ForeignClients,
 }
 
 /// How to run one.
@@ -43,6 +47,8 @@ pub struct Plan {
     pub duration: Duration,
     /// Records a second.
     pub rate: f64,
+    /// What `foreign-clients` sends: JSON lines, gzipped.
+    pub flights: PathBuf,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +95,11 @@ impl Report {
     pub fn passes(&self) -> bool {
         self.verdict.passes() && self.broken.is_empty()
     }
+
+    fn write(&self, plan: &Plan) -> Result<(), ScenarioError> {
+        let text = serde_json::to_string_pretty(self).unwrap_or_default();
+        std::fs::write(plan.dir.join("report.json"), text).map_err(io("report.json"))
+    }
 }
 
 /// What a scenario works with.
@@ -112,16 +123,18 @@ impl Stage {
 /// Starts the mesh, runs the scenario, reads everything back in every region, judges.
 pub async fn run(plan: Plan) -> Result<Report, ScenarioError> {
     let client = Client::prepare(&plan.dir)?;
+    if plan.scenario == Scenario::ForeignClients {
+        return foreign_clients::run(plan, client).await;
+    }
     let relays: &[&str] = if plan.scenario == Scenario::LinkCut { &["--rtt", "us-eu=0ms,us-asia=0ms,eu-asia=0ms"] } else { &[] };
     let mesh = Mesh::start(&plan.binary, &plan.dir, relays).await?;
-    let mirrors: Vec<String> = mesh.regions().filter(|region| *region != HOME).map(str::to_owned).collect();
-    let partitions = PARTITIONS.to_string();
-    mesh.command(&["topic", "create", TOPIC, "--region", HOME, "--partitions", &partitions, "--mirrors", &mirrors.join(",")]).await?;
+    mesh.create_topic(TOPIC, HOME, PARTITIONS).await?;
     let producer = client.produce(&mesh, HOME, TOPIC, plan.rate)?;
     let mut stage = Stage { plan, mesh, client, begun: Instant::now(), faults: Vec::new(), broken: Vec::new() };
     let observed = match stage.plan.scenario {
         Scenario::LeaderKills => leader_kills::play(&mut stage).await?,
         Scenario::LinkCut => link_cut::play(&mut stage).await?,
+        Scenario::ForeignClients => return Err(ScenarioError::Failed("that scenario has no faults".into())),
     };
     let workload = producer.finish().await?;
     let Stage { plan, mesh, client, faults, mut broken, .. } = stage;
@@ -136,27 +149,30 @@ pub async fn run(plan: Plan) -> Result<Report, ScenarioError> {
         broken.push("no fault was applied".into());
     }
     let report = Report { scenario: format!("{:?}", plan.scenario), faults, workload, observed, verdict, broken };
-    let text = serde_json::to_string_pretty(&report).unwrap_or_default();
-    std::fs::write(plan.dir.join("report.json"), text).map_err(io("report.json"))?;
+    report.write(&plan)?;
     Ok(report)
 }
 
 /// Waits until every mirror has what its home has, then reads all of it by the foreign client.
 async fn read_everywhere(mesh: &Mesh, client: &Client, broken: &mut Vec<String>) -> Result<(), ScenarioError> {
-    const CATCH_UP: Duration = Duration::from_secs(60);
-    let healed = Instant::now();
-    loop {
-        match mesh.lag_records(TOPIC).await? {
-            Some(0) => break,
-            lag if healed.elapsed() > CATCH_UP => {
-                broken.push(format!("the mirrors have not caught up within {} s: lag {lag:?}", CATCH_UP.as_secs()));
-                break;
-            }
-            _ => tokio::time::sleep(Duration::from_millis(100)).await,
-        }
-    }
+    catch_up(mesh, TOPIC, broken).await?;
     for region in mesh.regions() {
         client.read(mesh, region, TOPIC).await?;
     }
     Ok(())
+}
+
+async fn catch_up(mesh: &Mesh, topic: &str, broken: &mut Vec<String>) -> Result<(), ScenarioError> {
+    const CATCH_UP: Duration = Duration::from_secs(60);
+    let begun = Instant::now();
+    loop {
+        match mesh.lag_records(topic).await? {
+            Some(0) => return Ok(()),
+            lag if begun.elapsed() > CATCH_UP => {
+                broken.push(format!("the mirrors of {topic} have not caught up within {} s: lag {lag:?}", CATCH_UP.as_secs()));
+                return Ok(());
+            }
+            _ => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
 }

@@ -1,0 +1,75 @@
+//! Apache Kafka's own Java client, driven by `clients/java/Flights.java` with the properties file that `meridian dev` writes.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::client::{Digest, Loaded, Resumed, answer, cache, install, told};
+use super::{ScenarioError, io};
+
+const SOURCE: &str = include_str!("../../clients/java/Flights.java");
+const POM: &str = include_str!("../../clients/java/pom.xml");
+
+#[derive(Debug)]
+pub struct Java {
+    classpath: String,
+    /// Of the region that is spoken to.
+    properties: PathBuf,
+}
+
+impl Java {
+    /// Fetches the client from its registry on first use, and compiles the workload into `dir`.
+    pub fn prepare(dir: &Path, properties: PathBuf) -> Result<Java, ScenarioError> {
+        let classes = dir.join("java");
+        std::fs::create_dir_all(&classes).map_err(io("java"))?;
+        std::fs::write(classes.join("Flights.java"), SOURCE).map_err(io("Flights.java"))?;
+        let library = library()?;
+        let jars = format!("{}/*", library.display());
+        let source = classes.join("Flights.java");
+        install(Path::new("javac"), &["-cp", &jars, "-d", &classes.to_string_lossy(), &source.to_string_lossy()])?;
+        Ok(Java { classpath: format!("{jars}:{}", classes.display()), properties })
+    }
+
+    /// The same client, speaking to another region.
+    pub fn with(&self, properties: PathBuf) -> Java {
+        Java { classpath: self.classpath.clone(), properties }
+    }
+
+    pub async fn load(&self, topic: &str, file: &Path) -> Result<Loaded, ScenarioError> {
+        told(self.run("load", &[topic, &file.to_string_lossy()]).await?)
+    }
+
+    pub async fn digest(&self, topic: &str) -> Result<Digest, ScenarioError> {
+        told(self.run("digest", &[topic]).await?)
+    }
+
+    pub async fn resume(&self, topic: &str, count: u64) -> Result<Resumed, ScenarioError> {
+        told(self.run("resume", &[topic, "resume-java", &count.to_string()]).await?)
+    }
+
+    async fn run(&self, verb: &str, arguments: &[&str]) -> Result<serde_json::Value, ScenarioError> {
+        let mut command = tokio::process::Command::new("java");
+        // The client reads token files only from places that its operator has named.
+        command.args(["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls=file:///"]);
+        command.args(["-cp", &self.classpath, "Flights", verb]).arg(&self.properties).args(arguments).kill_on_drop(true);
+        answer(command, "the Java client").await
+    }
+}
+
+/// The client's jars, in the user's cache.
+fn library() -> Result<PathBuf, ScenarioError> {
+    let library = cache()?.join("java");
+    let complete = library.join("complete");
+    if !complete.exists() {
+        let probe = Command::new("mvn").arg("--version").stdout(Stdio::null()).status();
+        if !probe.is_ok_and(|status| status.success()) {
+            return Err(ScenarioError::Skipped("no mvn, so no Java client".into()));
+        }
+        std::fs::create_dir_all(&library).map_err(io("the Java client's folder"))?;
+        let pom = library.join("pom.xml");
+        std::fs::write(&pom, POM).map_err(io("pom.xml"))?;
+        let output = format!("-DoutputDirectory={}", library.display());
+        install(Path::new("mvn"), &["-q", "-B", "-f", &pom.to_string_lossy(), "dependency:copy-dependencies", &output])?;
+        std::fs::write(&complete, "").map_err(io("the Java client's folder"))?;
+    }
+    Ok(library)
+}
