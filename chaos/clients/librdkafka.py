@@ -7,6 +7,8 @@
     librdkafka.py load     … --file F.jsonl.gz                                 one record a line, keyed by its carrier
     librdkafka.py digest   …                                                   {"records": N, "digest": SHA-256 of all records}
     librdkafka.py resume   … --group G --count N                               a group reads half, commits, ends, and goes on
+    librdkafka.py connect  …                                                   {"connected": bool, "error": …} within --patience seconds
+    librdkafka.py watch    …                                                   reads until refused; {"read": N, "refused": code, "seconds": S}
 
 Histories are those of `meridian-chaos check`: one JSON object a line, values unique and telling where they come from.
 """
@@ -211,9 +213,41 @@ def resume(arguments):
     print(json.dumps({"read": len(seen), "distinct": len(set(seen))}))
 
 
+def connect(arguments):
+    errors = []
+    client = AdminClient(settings(arguments, error_cb=lambda error: errors.append(f"{error.name()}: {error.str()}")))
+    try:
+        found = client.list_topics(timeout=arguments.patience)
+        print(json.dumps({"connected": bool(found.brokers), "error": None}))
+    except KafkaException as error:
+        named = [text for text in errors if "AUTHENTICATION" in text or "SSL" in text]
+        print(json.dumps({"connected": False, "error": (named or errors or [error.args[0].name()])[0][:300]}))
+
+
+def watch(arguments):
+    """Says on stderr when it reads, so that whoever watches may act; ends when it is refused."""
+    consumer = Consumer(settings(arguments, **{"group.id": "watch", "enable.auto.commit": False, "auto.offset.reset": "earliest",
+                                               "fetch.wait.max.ms": 10000}))
+    # No group, and no metadata before the first fetch: the refusal shall be the fetch's own.
+    consumer.assign([TopicPartition(arguments.topic, number, 0) for number in range(arguments.count)])
+    total, refused, start = 0, None, time.monotonic()
+    while refused is None and time.monotonic() - start < arguments.patience:
+        message = consumer.poll(0.2)
+        if message is None:
+            continue
+        if message.error():
+            if message.error().code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                refused = message.error().name()
+            continue
+        if total == 0:
+            print("reading", flush=True)
+        total += 1
+    print(json.dumps({"read": total, "refused": refused, "seconds": round(time.monotonic() - start, 2)}), flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["leaders", "produce", "read", "load", "digest", "resume"])
+    parser.add_argument("command", choices=["leaders", "produce", "read", "load", "digest", "resume", "connect", "watch"])
     for name in ["bootstrap", "ca", "token", "topic"]:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--history")
@@ -226,7 +260,8 @@ def main():
     parser.add_argument("--group")
     parser.add_argument("--count", type=int, default=0)
     arguments = parser.parse_args()
-    commands = {"leaders": leaders, "produce": produce, "read": read, "load": load, "digest": digest, "resume": resume}
+    commands = {"leaders": leaders, "produce": produce, "read": read, "load": load, "digest": digest, "resume": resume,
+                "connect": connect, "watch": watch}
     commands[arguments.command](arguments)
 
 

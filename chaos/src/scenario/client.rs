@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout};
 
 use super::mesh::Mesh;
@@ -75,10 +76,37 @@ impl Client {
         told(answer(command, "librdkafka").await?)
     }
 
+    /// Can one connect with this token?
+    pub async fn connect(&self, mesh: &Mesh, region: &str, token: &Path) -> Result<Connected, ScenarioError> {
+        let mut command = self.command_as("connect", mesh, region, "-", token)?;
+        command.args(["--patience", "6"]);
+        told(answer(command, "librdkafka").await?)
+    }
+
+    /// Reads one partition with this token until it is refused.
+    pub fn watch(&self, mesh: &Mesh, region: &str, topic: &str, token: &Path, patience: Duration) -> Result<Watching, ScenarioError> {
+        let mut command = self.command_as("watch", mesh, region, topic, token)?;
+        command.args(["--count", "1", "--patience", &patience.as_secs().to_string()]);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(io("a reader"))?;
+        let output = child.stdout.take().ok_or_else(|| ScenarioError::Failed("a reader without output".into()))?;
+        Ok(Watching { child, lines: BufReader::new(output).lines(), last: None })
+    }
+
     fn command(&self, verb: &str, mesh: &Mesh, region: &str, topic: &str) -> Result<tokio::process::Command, ScenarioError> {
+        self.command_as(verb, mesh, region, topic, mesh.token())
+    }
+
+    fn command_as(
+        &self,
+        verb: &str,
+        mesh: &Mesh,
+        region: &str,
+        topic: &str,
+        token: &Path,
+    ) -> Result<tokio::process::Command, ScenarioError> {
         let mut command = tokio::process::Command::new(&self.python);
         command.arg(&self.script).arg(verb).args(["--bootstrap", mesh.bootstrap(region)?, "--topic", topic]);
-        command.arg("--ca").arg(mesh.ca()).arg("--token").arg(mesh.token()).kill_on_drop(true);
+        command.arg("--ca").arg(mesh.ca()).arg("--token").arg(token).kill_on_drop(true);
         Ok(command)
     }
 }
@@ -102,6 +130,46 @@ pub struct Digest {
 pub struct Resumed {
     pub read: u64,
     pub distinct: u64,
+}
+
+/// Whether a token opened a connection, and what the client said if not.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+pub struct Connected {
+    pub connected: bool,
+    pub error: Option<String>,
+}
+
+/// What a reader saw before it was refused, if it was.
+#[derive(Debug, Clone, PartialEq, serde::Deserialize)]
+pub struct Watched {
+    pub read: u64,
+    pub refused: Option<String>,
+    pub seconds: f64,
+}
+
+/// A reader at work.
+#[derive(Debug)]
+pub struct Watching {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    last: Option<String>,
+}
+
+impl Watching {
+    /// Returns when the first record has been read, or the reader has ended.
+    pub async fn reading(&mut self) -> Result<(), ScenarioError> {
+        self.last = self.lines.next_line().await.map_err(io("a reader"))?;
+        Ok(())
+    }
+
+    /// Waits for its end.
+    pub async fn finish(&mut self) -> Result<Watched, ScenarioError> {
+        while let Some(line) = self.lines.next_line().await.map_err(io("a reader"))? {
+            self.last = Some(line);
+        }
+        let status = self.child.wait().await.map_err(io("a reader"))?;
+        told(parse(status, self.last.as_deref().unwrap_or_default(), "a reader")?)
+    }
 }
 
 pub(super) fn told<T: serde::de::DeserializeOwned>(answer: serde_json::Value) -> Result<T, ScenarioError> {

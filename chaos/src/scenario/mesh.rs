@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, timeout};
 
+use super::hostile_input::Listeners;
 use super::{ScenarioError, io};
 
 const READY_DEADLINE: Duration = Duration::from_secs(60);
@@ -38,6 +39,9 @@ struct Region {
 struct NodeAt {
     id: i64,
     admin: String,
+    kafka: String,
+    peer: String,
+    link: String,
     data: PathBuf,
 }
 
@@ -110,7 +114,13 @@ impl Mesh {
         self.command(&["topic", "create", name, "--region", home, "--partitions", &partitions, "--mirrors", &mirrors]).await.map(|_| ())
     }
 
-    fn pid(&self, region: &str, id: i64) -> Result<Option<i32>, ScenarioError> {
+    pub fn listeners(&self, region: &str, id: i64) -> Result<Listeners, ScenarioError> {
+        let NodeAt { kafka, admin, peer, link, .. } = self.node(region, id)?;
+        Ok(Listeners { kafka: kafka.clone(), admin: admin.clone(), peer: peer.clone(), link: link.clone() })
+    }
+
+    /// The process of a node; None while it is down.
+    pub fn pid(&self, region: &str, id: i64) -> Result<Option<i32>, ScenarioError> {
         // Absent while the node is down.
         let text = std::fs::read_to_string(self.node(region, id)?.data.join("node.pid")).unwrap_or_default();
         Ok(text.trim().parse().ok())

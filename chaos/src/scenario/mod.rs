@@ -3,8 +3,10 @@
 //!
 //! A run that applied no fault, or in which too little was acknowledged, fails: green must mean something.
 
+mod access;
 mod client;
 mod foreign_clients;
+mod hostile_input;
 mod java;
 mod leader_kills;
 mod link_cut;
@@ -33,6 +35,10 @@ pub enum Scenario {
     LinkCut,
     /// No fault: the flights by librdkafka and by Apache Kafka's Java client, the same in every region for both, and groups that resume
     ForeignClients,
+    /// Bad tokens, readers without READ, and an ACL removed under open readers, in every region
+    Access,
+    /// Random bytes, cut frames and lies about lengths at every listener of a node
+    HostileInput,
 }
 
 /// How to run one.
@@ -120,21 +126,27 @@ impl Stage {
     }
 }
 
-/// Starts the mesh, runs the scenario, reads everything back in every region, judges.
+/// Starts a mesh, plays the scenario, and says what came of it.
 pub async fn run(plan: Plan) -> Result<Report, ScenarioError> {
     let client = Client::prepare(&plan.dir)?;
-    if plan.scenario == Scenario::ForeignClients {
-        return foreign_clients::run(plan, client).await;
+    match plan.scenario {
+        Scenario::ForeignClients => foreign_clients::run(plan, client).await,
+        Scenario::Access => access::run(plan, client).await,
+        Scenario::HostileInput => hostile_input::run(plan, client).await,
+        Scenario::LeaderKills | Scenario::LinkCut => run_under_load(plan, client).await,
     }
+}
+
+/// Scenarios in which a producer works while faults happen, and a history is judged.
+async fn run_under_load(plan: Plan, client: Client) -> Result<Report, ScenarioError> {
     let relays: &[&str] = if plan.scenario == Scenario::LinkCut { &["--rtt", "us-eu=0ms,us-asia=0ms,eu-asia=0ms"] } else { &[] };
     let mesh = Mesh::start(&plan.binary, &plan.dir, relays).await?;
     mesh.create_topic(TOPIC, HOME, PARTITIONS).await?;
     let producer = client.produce(&mesh, HOME, TOPIC, plan.rate)?;
     let mut stage = Stage { plan, mesh, client, begun: Instant::now(), faults: Vec::new(), broken: Vec::new() };
     let observed = match stage.plan.scenario {
-        Scenario::LeaderKills => leader_kills::play(&mut stage).await?,
         Scenario::LinkCut => link_cut::play(&mut stage).await?,
-        Scenario::ForeignClients => return Err(ScenarioError::Failed("that scenario has no faults".into())),
+        _ => leader_kills::play(&mut stage).await?,
     };
     let workload = producer.finish().await?;
     let Stage { plan, mesh, client, faults, mut broken, .. } = stage;
