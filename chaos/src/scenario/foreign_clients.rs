@@ -16,7 +16,7 @@ const BY_JAVA: &str = "flights-java";
 
 pub async fn run(plan: Plan, librdkafka: Client) -> Result<Report, ScenarioError> {
     let mesh = Mesh::start(&plan.binary, &plan.dir, &[]).await?;
-    let java = Java::prepare(&plan.dir, properties(&mesh, HOME))?;
+    let java = Java::prepare(&plan.dir, properties(&mesh, HOME), mesh.token())?;
     let mut broken = Vec::new();
     let mut observed = BTreeMap::new();
     for topic in [BY_LIBRDKAFKA, BY_JAVA] {

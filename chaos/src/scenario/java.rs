@@ -14,11 +14,13 @@ pub struct Java {
     classpath: String,
     /// Of the region that is spoken to.
     properties: PathBuf,
+    /// The only file that the client is allowed to read a token from.
+    token: PathBuf,
 }
 
 impl Java {
     /// Fetches the client from its registry on first use, and compiles the workload into `dir`.
-    pub fn prepare(dir: &Path, properties: PathBuf) -> Result<Java, ScenarioError> {
+    pub fn prepare(dir: &Path, properties: PathBuf, token: &Path) -> Result<Java, ScenarioError> {
         let classes = dir.join("java");
         std::fs::create_dir_all(&classes).map_err(io("java"))?;
         std::fs::write(classes.join("Flights.java"), SOURCE).map_err(io("Flights.java"))?;
@@ -26,12 +28,12 @@ impl Java {
         let jars = format!("{}/*", library.display());
         let source = classes.join("Flights.java");
         install(Path::new("javac"), &["-cp", &jars, "-d", &classes.to_string_lossy(), &source.to_string_lossy()])?;
-        Ok(Java { classpath: format!("{jars}:{}", classes.display()), properties })
+        Ok(Java { classpath: format!("{jars}:{}", classes.display()), properties, token: token.to_owned() })
     }
 
     /// The same client, speaking to another region.
     pub fn with(&self, properties: PathBuf) -> Java {
-        Java { classpath: self.classpath.clone(), properties }
+        Java { classpath: self.classpath.clone(), token: self.token.clone(), properties }
     }
 
     pub async fn load(&self, topic: &str, file: &Path) -> Result<Loaded, ScenarioError> {
@@ -48,8 +50,11 @@ impl Java {
 
     async fn run(&self, verb: &str, arguments: &[&str]) -> Result<serde_json::Value, ScenarioError> {
         let mut command = tokio::process::Command::new("java");
-        // The client reads token files only from places that its operator has named.
-        command.args(["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls=file:///"]);
+        // The client reads only token files that its operator has named: by URL up to 4.0, by path since.
+        let token = self.token.display();
+        command.arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn");
+        command.arg(format!("-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls=file://{token}"));
+        command.arg(format!("-Dorg.apache.kafka.sasl.oauthbearer.allowed.files={token}"));
         command.args(["-cp", &self.classpath, "Flights", verb]).arg(&self.properties).args(arguments).kill_on_drop(true);
         answer(command, "the Java client").await
     }
