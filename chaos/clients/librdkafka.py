@@ -41,6 +41,8 @@ def settings(arguments, **more):
         "oauth_cb": token,
         "topic.metadata.refresh.interval.ms": 2000,
         "reconnect.backoff.max.ms": 500,
+        # What it says of connections that break is the faults' doing; errors that matter reach the callbacks.
+        "log_level": 2,
         **more,
     }
 
@@ -220,6 +222,8 @@ def connect(arguments):
         found = client.list_topics(timeout=arguments.patience)
         print(json.dumps({"connected": bool(found.brokers), "error": None}))
     except KafkaException as error:
+        # What went wrong on the connections is told by callbacks.
+        client.poll(0.5)
         named = [text for text in errors if "AUTHENTICATION" in text or "SSL" in text]
         print(json.dumps({"connected": False, "error": (named or errors or [error.args[0].name()])[0][:300]}))
 
@@ -228,9 +232,12 @@ def watch(arguments):
     """Says on stderr when it reads, so that whoever watches may act; ends when it is refused."""
     consumer = Consumer(settings(arguments, **{"group.id": "watch", "enable.auto.commit": False, "auto.offset.reset": "earliest",
                                                "fetch.wait.max.ms": 10000}))
-    # No group, and no metadata before the first fetch: the refusal shall be the fetch's own.
-    consumer.assign([TopicPartition(arguments.topic, number, 0) for number in range(arguments.count)])
     total, refused, start = 0, None, time.monotonic()
+    # A refusal in metadata reaches only who asks for them; later ones are the fetch's own.
+    known = consumer.list_topics(arguments.topic, timeout=10).topics[arguments.topic]
+    if known.error is not None:
+        refused = known.error.name()
+    consumer.assign([TopicPartition(arguments.topic, number, 0) for number in range(arguments.count)])
     while refused is None and time.monotonic() - start < arguments.patience:
         message = consumer.poll(0.2)
         if message is None:

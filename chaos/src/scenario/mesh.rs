@@ -151,7 +151,7 @@ impl Mesh {
         let told = self.command(&["mesh", "status", "--format", "json"]).await?;
         let told: serde_json::Value = serde_json::from_str(&told).map_err(|error| failed(format!("mesh status: {error}")))?;
         let topics = told["topics"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let Some(found) = topics.iter().find(|one| one["name"] == topic) else { return Ok(None) };
+        let Some(found) = topics.iter().find(|one| one["topic"] == topic) else { return Ok(None) };
         let mut figures = Vec::new();
         for partition in found["partitions"].as_array().map(Vec::as_slice).unwrap_or_default() {
             for (mirror, of) in partition["mirrors"].as_object().into_iter().flatten() {
