@@ -69,7 +69,7 @@ impl Tokens {
         let [header, claims, signature] = parts.as_slice() else { return Err(ScenarioError::Failed("no token was issued".into())) };
         // {"alg":"none","typ":"JWT"}
         bad.insert("alg none", write("alg-none", &format!("eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.{claims}."))?);
-        let forged: String = signature.chars().rev().collect();
+        let forged = format!("{}{}", if signature.starts_with('A') { "B" } else { "A" }, signature.get(1..).unwrap_or_default());
         bad.insert("wrongly signed", write("wrongly-signed", &format!("{header}.{claims}.{forged}"))?);
         Ok(Tokens { reader: write("reader", &reader)?, outsider: write("outsider", &outsider)?, bad })
     }
