@@ -174,6 +174,11 @@ impl Mesh {
         Ok(self.figures(topic, Some(region), "staleness_ms").await?.and_then(|all| all.into_iter().max()))
     }
 
+    /// Of every mirrored partition in every region; None while one of them is unknown.
+    pub async fn all_staleness_ms(&self, topic: &str) -> Result<Option<Vec<i64>>, ScenarioError> {
+        self.figures(topic, None, "staleness_ms").await
+    }
+
     /// As Ctrl-C would.
     pub async fn stop(mut self) -> Result<(), ScenarioError> {
         if let Some(pid) = self.process.id().and_then(|pid| Pid::from_raw(pid as i32)) {

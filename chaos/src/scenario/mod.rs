@@ -11,6 +11,7 @@ mod java;
 mod leader_kills;
 mod link_cut;
 mod mesh;
+mod staleness;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -39,6 +40,8 @@ pub enum Scenario {
     Access,
     /// Random bytes, cut frames and lies about lengths at every listener of a node
     HostileInput,
+    /// No fault: how old mirrors say they are, with 0, 40 and 120 ms each way between regions
+    Staleness,
 }
 
 /// How to run one.
@@ -133,6 +136,7 @@ pub async fn run(plan: Plan) -> Result<Report, ScenarioError> {
         Scenario::ForeignClients => foreign_clients::run(plan, client).await,
         Scenario::Access => access::run(plan, client).await,
         Scenario::HostileInput => hostile_input::run(plan, client).await,
+        Scenario::Staleness => staleness::run(plan, client).await,
         Scenario::LeaderKills | Scenario::LinkCut => run_under_load(plan, client).await,
     }
 }
