@@ -5,6 +5,7 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -47,6 +48,7 @@ const GATHERED_BYTES_MAX: usize = 256 << 10;
 const SLICES_MAX: usize = 64;
 
 const PRODUCE: i16 = ApiKey::Produce as i16;
+const OFFSET_COMMIT: i16 = ApiKey::OffsetCommit as i16;
 const FETCH: i16 = ApiKey::Fetch as i16;
 const SASL_HANDSHAKE: i16 = ApiKey::SaslHandshake as i16;
 const API_VERSIONS: i16 = ApiKey::ApiVersions as i16;
@@ -263,7 +265,7 @@ impl Reader {
         }
     }
 
-    /// Produce is submitted here and now, in the order of the connection; SASL changes who speaks; all else begins when its turn comes.
+    /// Produce and OffsetCommit are submitted here and now, in the order of the connection; SASL changes who speaks; all else begins when its turn comes.
     async fn begin(&mut self, frame: Bytes) -> Result<(i16, BoxFuture<'static, Outcome>), Closed> {
         if self.gate.expects_raw() {
             return Err(Closed::Request("bare SASL messages cannot renew a session"));
@@ -292,9 +294,19 @@ impl Reader {
                 }
                 ready(outcome)
             }
+            OFFSET_COMMIT => begun(api::answer(&self.broker, &named(session, client_id), call)).await,
             _ => api::answer(&self.broker, &named(session, client_id), call),
         };
         Ok((key, spans::follow(span, future)))
+    }
+}
+
+/// Takes a request's first step before its turn to be answered: commits that are sent one behind the other share a sync, and the heartbeat
+/// behind them does not wait for one sync each.
+async fn begun(mut future: BoxFuture<'static, Outcome>) -> BoxFuture<'static, Outcome> {
+    match futures_util::poll!(future.as_mut()) {
+        Poll::Ready(outcome) => ready(outcome),
+        Poll::Pending => future,
     }
 }
 
