@@ -186,3 +186,60 @@ async fn commits_and_members_outlive_a_restart_and_offsets_of_a_deleted_topic_do
     assert_eq!(overview[0].offsets, [("u".to_owned(), 1, 7)]);
     node.stop().await;
 }
+
+/// The number of the node that a majority lets coordinate, as `node` hears.
+async fn coordinator(node: &Running, group: &str) -> NodeId {
+    let found = async {
+        loop {
+            if let Ok(id) = node.groups.find(group).await {
+                return id;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, found).await.expect("a coordinator in time")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_is_let_go_with_the_leadership_and_the_next_coordinator_knows_what_was_committed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let addresses: BTreeMap<NodeId, SocketAddr> = (1..=3).map(|node| (node, free_address())).collect();
+    let mut nodes = BTreeMap::new();
+    for id in 1..=3 {
+        nodes.insert(id, Running::start(id, &addresses, folder.path()).await);
+    }
+    for node in nodes.values() {
+        node.register().await;
+    }
+    let t = nodes[&1].topic("t").await;
+    let first = coordinator(&nodes[&1], "g").await;
+    nodes[&first].fetched("g").await;
+    nodes[&first].groups.commit("g".to_owned(), commit("t", t, 42, "")).await.expect("committed");
+    let other = first % 3 + 1;
+    assert_eq!(nodes[&other].groups.commit("g".to_owned(), commit("t", t, 43, "")).await, Err(ResponseError::NotCoordinator));
+
+    // A second member would have to wait for the first, which does not come again.
+    let member = stable(&nodes[&first], "g").await;
+    let groups = nodes[&first].groups.clone();
+    let waiting = tokio::spawn(async move { groups.join("g".to_owned(), join("")).await });
+    while nodes[&first].groups.heartbeat("g".to_owned(), member.member_id.clone(), None, 1).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let offsets_topic = nodes[&first].controller.image().topics["__consumer_offsets"].id;
+    for partition in nodes[&first].raft.partitions() {
+        if partition.id().topic == offsets_topic && partition.leadership().is_leader {
+            assert!(partition.transfer_leadership().await, "handed over");
+        }
+    }
+    let let_go = tokio::time::timeout(DEADLINE, waiting).await.expect("in time").expect("no panic");
+    assert_eq!(let_go.map_err(|refused| refused.error), Err(ResponseError::NotCoordinator));
+
+    let second = coordinator(&nodes[&first], "g").await;
+    assert_ne!(second, first);
+    assert_eq!(offsets(&nodes[&second].fetched("g").await), ["t/1 42 "]);
+    let beat = nodes[&second].groups.heartbeat("g".to_owned(), member.member_id, None, member.generation).await;
+    assert_eq!(beat, Ok(()), "the generation that was stored goes on");
+    for (_, node) in nodes {
+        node.stop().await;
+    }
+}

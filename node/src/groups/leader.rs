@@ -27,8 +27,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const LOAD_BYTES: usize = 1 << 20;
 /// Before a partition is read again that could not be.
 const LOAD_AGAIN: Duration = Duration::from_secs(1);
-/// Requests that may wait for a coordinator; more wait in their connections.
-const JOBS_MAX: usize = 1024;
+/// Requests that may wait for a coordinator; more are told to try again.
+const JOBS_MAX: usize = 8192;
 /// Between looks for groups that nobody uses.
 const EXPIRE_EVERY: Duration = Duration::from_secs(60);
 

@@ -23,6 +23,7 @@ use kafka_protocol::error::ResponseError;
 use meridian_raft::env::Env;
 use meridian_raft::node::Node;
 use meridian_raft::{GroupId, NodeId};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
@@ -236,9 +237,12 @@ async fn ask_shard<T: Send + 'static>(
     job: impl FnOnce(&mut Coordinator, oneshot::Sender<T>) + Send + 'static,
 ) -> Result<T, ResponseError> {
     let (reply, answer) = oneshot::channel();
-    // Whoever is dropped, and all that waits in it, has lost the leadership.
-    let sent = shard.send(Box::new(move |coordinator| job(coordinator, reply))).await;
-    sent.map_err(|_| ResponseError::NotCoordinator)?;
+    // In the first step, without a wait: commits of one connection must arrive in their order.
+    shard.try_send(Box::new(move |coordinator| job(coordinator, reply))).map_err(|error| match error {
+        TrySendError::Full(_) => ResponseError::CoordinatorNotAvailable,
+        TrySendError::Closed(_) => ResponseError::NotCoordinator,
+    })?;
+    // A coordinator that is dropped, and all that waits in it, has lost the leadership.
     answer.await.map_err(|_| ResponseError::NotCoordinator)
 }
 

@@ -301,7 +301,7 @@ impl Reader {
     }
 }
 
-/// Takes a request's first step before its turn to be answered: commits that are sent one behind the other share a sync, and the heartbeat
+/// Takes a request's first step, in which it is handed to whoever decides it, before its turn to be answered: commits that are sent one behind the other share a sync, and the heartbeat
 /// behind them does not wait for one sync each.
 async fn begun(mut future: BoxFuture<'static, Outcome>) -> BoxFuture<'static, Outcome> {
     match futures_util::poll!(future.as_mut()) {

@@ -178,6 +178,8 @@ impl Wire {
         let length = bytes.len() - 4;
         bytes[..4].copy_from_slice(&(length as i32).to_be_bytes());
         self.stream.write_all(&bytes).await.expect("sent");
+        // TLS keeps what tokio's budget does not let it write, and tells nobody.
+        self.stream.flush().await.expect("flushed");
         self.next
     }
 
