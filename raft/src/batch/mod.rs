@@ -143,7 +143,8 @@ impl Batch {
         let idempotent = header.producer_id >= 0;
         if header.producer_id < -1
             || (idempotent && (header.producer_epoch < 0 || header.base_sequence < 0))
-            || (!idempotent && (header.producer_epoch != -1 || header.base_sequence != -1 || batch.is_transactional()))
+            // Without an id the other two say nothing, whatever they hold: clients leave zeros there, and Kafka does not look.
+            || (!idempotent && batch.is_transactional())
         {
             return Err(BatchError::Producer);
         }

@@ -158,6 +158,7 @@ mod tests {
         assert_eq!(changed(22, 0x20), Err(BatchError::Control));
         assert_eq!(changed(22, 7), Err(BatchError::Codec(7)));
         assert_eq!(changed(22, 0x10), Err(BatchError::Producer), "transactional without a producer");
+        assert!(changed(52, 0).is_ok() && changed(51, 0).is_ok(), "@platformatic/kafka leaves an epoch of 0 beside no producer id");
         let mut three = good.clone();
         (three[26], three[60]) = (2, 3);
         assert_eq!(Batch::validate(resealed(three)), Err(BatchError::Records));
