@@ -11,7 +11,7 @@ fn main() -> ExitCode {
         Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("meridian: {error}");
-            ExitCode::FAILURE
+            error.exit_code().into()
         }
     }
 }

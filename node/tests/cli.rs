@@ -99,6 +99,9 @@ fn a_topic_is_made_seen_and_removed() {
     mesh.good(&["topic", "create", "flights", "--if-not-exists"], "");
     let wrong = mesh.bad(&["topic", "create", "other", "-c", "retention.sm=5"], "");
     assert!(wrong.contains("did you mean retention.ms"), "{wrong}");
+    let as_elsewhere = mesh.meridian(&["topic", "create", "other", "--config", "retention.ms=5", "--config", "cleanup.policy=delete"], "");
+    let hint = String::from_utf8_lossy(&as_elsewhere.stderr);
+    assert!(as_elsewhere.status.code() == Some(2) && hint.contains("-c retention.ms=5"), "{hint}");
 
     let listed: Value = serde_json::from_str(&mesh.good(&["topic", "list", "--format", "json"], "")).expect("JSON");
     assert_eq!((&listed[0]["name"], listed[0]["partitions"].as_array().map(Vec::len)), (&Value::from("flights"), Some(3)));

@@ -1,5 +1,6 @@
 //! `meridian demo`: three regions, a month of flights, a reader who may and one who may not. The README's main job, in one command.
 
+mod folder;
 mod mesh;
 mod report;
 
@@ -14,6 +15,7 @@ use meridian_auth::principal::Principal;
 use meridian_raft::env::Env;
 use tokio::time::Instant;
 
+use self::folder::Folder;
 use self::mesh::DemoMesh;
 use self::report::Side;
 use super::mesh::Asker;
@@ -32,8 +34,6 @@ use crate::signals::StopSignals;
 
 const TOPIC: &str = "flights";
 const PARTITIONS: i32 = 3;
-/// Many times what the flights take.
-const SEGMENT_BYTES: u32 = 16 << 20;
 const HOME: &str = "us";
 const REGIONS: [&str; 3] = [HOME, "eu", "asia"];
 /// May read the topic.
@@ -48,13 +48,14 @@ const LINGER: Duration = Duration::from_millis(5);
 
 #[derive(Debug, Args)]
 pub(super) struct Demo {
-    /// Folder of the mesh that is started; it must not be in use
-    #[arg(long, value_name = "DIR", default_value = "demo-mesh")]
-    dir: PathBuf,
+    /// Make the mesh in this folder, which must not be there yet, and leave the folder at the end [default: one among the machine's
+    /// temporary files, removed at the end]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
     /// Gzipped JSON lines to stream, with a field `carrier`
     #[arg(long, value_name = "FILE", default_value = "data/flights-2013-01.jsonl.gz")]
     data: PathBuf,
-    /// Leave the mesh running at the end
+    /// Leave the mesh running at the end, and its folder
     #[arg(long)]
     keep: bool,
 }
@@ -69,22 +70,37 @@ impl Demo {
         })?;
         block_on(async {
             let began = Instant::now();
-            let mut signals = StopSignals::catch().map_err(CliError::Runtime)?;
-            let mesh = tokio::select! {
-                started = DemoMesh::start(&self.dir) => started?,
-                () = signals.next() => return Err(CliError::Demo("interrupted".into())),
-            };
-            let shown = tokio::select! {
-                shown = show(&self.dir, flights, began) => shown,
-                () = signals.next() => Err(CliError::Demo("interrupted".into())),
-            };
-            match (self.keep, &shown) {
-                (true, Ok(())) => mesh.keep(&self.dir)?,
-                _ => mesh.stop().await,
+            let signals = StopSignals::catch().map_err(CliError::Runtime)?;
+            let folder = Folder::choose(self.dir)?;
+            let shown = play(folder.path(), flights, self.keep, signals, began).await;
+            match &shown {
+                Ok(()) if self.keep => {}
+                Ok(()) | Err(CliError::Interrupted) => folder.remove(),
+                Err(_) => eprintln!("meridian: the nodes' logs stay in {}", folder.path().display()),
             }
             shown
         })
     }
+}
+
+/// Whatever happens, the mesh is stopped at the end, unless all went well and it is to be kept.
+async fn play(dir: &Path, flights: std::fs::File, keep: bool, mut signals: StopSignals, began: Instant) -> Result<(), CliError> {
+    let mut mesh = DemoMesh::spawn(dir, keep)?;
+    let shown = tokio::select! {
+        shown = async {
+            mesh.ready().await?;
+            show(dir, flights, began).await
+        } => shown,
+        () = signals.next() => Err(CliError::Interrupted),
+    };
+    if keep && shown.is_ok() {
+        return mesh.keep(dir);
+    }
+    if matches!(shown, Err(CliError::Interrupted)) {
+        tokio::spawn(signals.asked_to_stop_again());
+    }
+    mesh.stop().await;
+    shown
 }
 
 async fn show(dir: &Path, flights: std::fs::File, began: Instant) -> Result<(), CliError> {
@@ -116,8 +132,7 @@ async fn show(dir: &Path, flights: std::fs::File, began: Instant) -> Result<(), 
 
 /// Topic and rule.
 async fn prepare(home: &Cluster) -> Result<(), CliError> {
-    // A replica reserves a whole segment at once: by default, this topic's 27 would ask for 27 GiB of disk.
-    let configs = [(MIRRORS.to_owned(), "eu,asia".to_owned()), ("segment.bytes".to_owned(), SEGMENT_BYTES.to_string())].into();
+    let configs = [(MIRRORS.to_owned(), "eu,asia".to_owned())].into();
     let topic = NewTopic { name: TOPIC.into(), partitions: Some(PARTITIONS), replication_factor: Some(3), configs };
     home.create_topic(&topic).await?;
     let rule = Binding {

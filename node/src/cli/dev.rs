@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::CliError;
+use super::parent::Parent;
 use crate::dev::mesh::{self, Announcement, Wishes};
 
 #[derive(Debug, Args)]
@@ -32,11 +33,14 @@ pub(super) struct Dev {
     /// Write folders, certificates and configuration files, print the JSON line, and start nothing
     #[arg(long, conflicts_with = "rtt")]
     init_only: bool,
+    #[command(flatten)]
+    parent: Parent,
 }
 
 impl Dev {
     pub(super) fn run(self) -> Result<(), CliError> {
-        let Dev { data_dir, regions, nodes, port_base, rtt, format, init_only } = self;
+        let Dev { data_dir, regions, nodes, port_base, rtt, format, init_only, parent } = self;
+        parent.bind()?;
         let wishes = Wishes { folder: data_dir, regions, nodes, port_base, rtt, announcement: format };
         if init_only {
             println!("{}", mesh::prepare(&wishes)?.to_line());

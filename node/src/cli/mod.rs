@@ -9,6 +9,7 @@ mod digest;
 mod link;
 mod mesh;
 mod output;
+mod parent;
 mod produce;
 mod region;
 mod serve;
@@ -90,6 +91,8 @@ pub enum CliError {
     Usage(String),
     #[error("{0}")]
     Demo(String),
+    #[error("interrupted")]
+    Interrupted,
     #[error("{failed} records are not known to be stored; the first error: {first}")]
     Undelivered { failed: u64, first: ClientError },
     #[error("cannot read the records: {0}")]
@@ -122,6 +125,15 @@ impl Arguments {
 }
 
 impl CliError {
+    /// As a shell tells it.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            // 128 and the signal's number.
+            CliError::Interrupted => 130,
+            _ => 1,
+        }
+    }
+
     /// Whoever read our output has gone, as `| head` does: nothing went wrong.
     pub fn is_closed_pipe(&self) -> bool {
         matches!(self, CliError::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe)

@@ -26,7 +26,7 @@ pub(super) struct Target {
     dev: PathBuf,
     /// Talk to a mesh that this file names instead: TOML with bootstrap = "host:port,…", ca = "FILE", token_file = "FILE" (or token), and
     /// admin = "host:port,…" for `mesh status`
-    #[arg(long, global = true, value_name = "FILE", conflicts_with_all = ["region", "dev"])]
+    #[arg(long, global = true, value_name = "FILE", conflicts_with_all = ["region", "dev"], value_parser = config_file)]
     config: Option<PathBuf>,
     /// File with the token that says who you are [default: the development mesh's operator]
     #[arg(long, global = true, value_name = "FILE", env = "MERIDIAN_TOKEN_FILE")]
@@ -133,6 +133,15 @@ impl Place {
         };
         Cluster::new(settings)
     }
+}
+
+/// Kafka's own tools take a topic's config by this name: who means that is told how it is done here.
+fn config_file(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if text.contains('=') && !path.exists() {
+        return Err(format!("here --config names the file that says where the mesh is; a config of the topic is given with -c {text}"));
+    }
+    Ok(path)
 }
 
 fn addresses(list: &str) -> Vec<String> {

@@ -4,10 +4,10 @@ use std::io;
 use std::path::PathBuf;
 
 use clap::Args;
-use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use tokio::runtime::{Builder, Runtime};
 
 use super::CliError;
+use super::parent::Parent;
 use crate::config;
 use crate::logs::{self, LogFormat};
 use crate::serve::serve;
@@ -26,16 +26,13 @@ pub(super) struct Serve {
     /// How logs are written to stderr; levels by the environment variable MERIDIAN_LOG
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
-    /// End at once when the process PID, which must be the parent, ends
-    #[arg(long, value_name = "PID", hide = true)]
-    die_with_parent: Option<i32>,
+    #[command(flatten)]
+    parent: Parent,
 }
 
 impl Serve {
     pub(super) fn run(self) -> Result<(), CliError> {
-        if let Some(parent) = self.die_with_parent {
-            die_with(parent).map_err(CliError::Parent)?;
-        }
+        self.parent.bind()?;
         let config = config::load(&self.config)?;
         logs::start(self.log_format)?;
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
@@ -53,11 +50,4 @@ impl Serve {
 
 fn runtime(name: &str, threads: usize) -> io::Result<Runtime> {
     Builder::new_multi_thread().worker_threads(threads).thread_name(name).enable_all().build()
-}
-
-/// The kernel kills this process when its parent ends, even if the parent is killed. Must run on the main thread: the wish is the thread's.
-fn die_with(parent: i32) -> io::Result<()> {
-    set_parent_process_death_signal(Some(Signal::KILL))?;
-    // The parent may have ended before the kernel was asked.
-    if getppid().map(Pid::as_raw_pid) == Some(parent) { Ok(()) } else { Err(io::Error::other("the parent process has ended")) }
 }

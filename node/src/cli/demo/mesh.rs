@@ -21,21 +21,21 @@ const ANNOUNCEMENT_BYTES_MAX: u64 = 1 << 20;
 pub(super) struct DemoMesh {
     child: Child,
     /// Held open, so that the mesh never writes into a closed pipe.
-    _stdout: Option<BufReader<Take<ChildStdout>>>,
+    stdout: Option<BufReader<Take<ChildStdout>>>,
 }
 
 impl DemoMesh {
-    pub(super) async fn start(dir: &Path) -> Result<DemoMesh, CliError> {
-        if dir.exists() {
-            let what =
-                format!("{} is there already: the demonstration starts from nothing; remove it, or give another --dir", dir.display());
-            return Err(CliError::Usage(what));
-        }
+    /// Starts it. Unless it is to be kept, it ends with this process, even if that is killed. Must be called on the main thread: the kernel
+    /// looks at the thread.
+    pub(super) fn spawn(dir: &Path, keep: bool) -> Result<DemoMesh, CliError> {
         let executable = std::env::current_exe().map_err(CliError::Runtime)?;
         // Ours is the only stdout; what its nodes have to say goes where the mesh puts it.
-        let mut child = Command::new(executable)
-            .args(["dev", "--regions", "us,eu,asia", "--nodes", "3", "--format", "json", "--data-dir"])
-            .arg(dir)
+        let mut command = Command::new(executable);
+        command.args(["dev", "--regions", "us,eu,asia", "--nodes", "3", "--format", "json", "--data-dir"]).arg(dir);
+        if !keep {
+            command.arg("--die-with-parent").arg(std::process::id().to_string());
+        }
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
@@ -44,18 +44,21 @@ impl DemoMesh {
             .kill_on_drop(true)
             .spawn()
             .map_err(CliError::Runtime)?;
-        let mut stdout = child.stdout.take().map(|stdout| BufReader::new(stdout.take(ANNOUNCEMENT_BYTES_MAX)));
+        let stdout = child.stdout.take().map(|stdout| BufReader::new(stdout.take(ANNOUNCEMENT_BYTES_MAX)));
+        Ok(DemoMesh { child, stdout })
+    }
+
+    /// Waits until every node serves.
+    pub(super) async fn ready(&mut self) -> Result<(), CliError> {
         let mut announcement = String::new();
-        let bytes = match &mut stdout {
+        let bytes = match &mut self.stdout {
             Some(stdout) => tokio::time::timeout(READY_PATIENCE, stdout.read_line(&mut announcement)).await,
             None => Ok(Ok(0)),
         };
-        let mesh = DemoMesh { child, _stdout: stdout };
-        if !matches!(bytes, Ok(Ok(1..))) {
-            mesh.stop().await;
-            return Err(CliError::Demo("the mesh did not start; what it said is above".into()));
+        match bytes {
+            Ok(Ok(1..)) => Ok(()),
+            _ => Err(CliError::Demo("the mesh did not start; what it said is above".into())),
         }
-        Ok(mesh)
     }
 
     /// Leaves the mesh to itself, and says what to do with it.
