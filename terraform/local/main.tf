@@ -11,6 +11,7 @@ locals {
         region = region
         home   = "${local.folder}/${region}/${node}"
         kafka  = "127.0.0.1:${var.port_base + 100 * number + 10 * (node - 1)}"
+        admin  = "127.0.0.1:${var.port_base + 100 * number + 10 * (node - 1) + 2}"
       }
     }
   ]...)
@@ -80,6 +81,30 @@ resource "terraform_data" "region" {
 
   provisioner "local-exec" {
     command = join(" ", concat(["'${local.scripts}/ready.sh'"], [for node in local.nodes : "'${node.home}'" if node.region == each.key]))
+  }
+}
+
+# What `meridian … --config FILE` takes, a file for each region: the region's brokers, and every region's admin endpoints for `mesh status`.
+resource "terraform_data" "client" {
+  for_each = toset(var.regions)
+
+  input = {
+    file = "${local.folder}/${each.key}/meridian.toml"
+    text = <<-EOT
+      bootstrap = "${join(",", [for node in local.nodes : node.kafka if node.region == each.key])}"
+      ca = "${local.folder}/ca.pem"
+      token_file = "${local.folder}/admin.token"
+      admin = "${join(",", [for node in local.nodes : node.admin])}"
+    EOT
+  }
+  triggers_replace = [local.nodes, terraform_data.folder.id]
+
+  provisioner "local-exec" {
+    command = "printf %s \"$TEXT\" >\"$FILE\""
+    environment = {
+      FILE = self.input.file
+      TEXT = self.input.text
+    }
   }
 }
 

@@ -4,6 +4,12 @@ output "bootstrap" {
   depends_on  = [terraform_data.version]
 }
 
+output "config" {
+  description = "For meridian's own commands, by region: meridian topic list --config FILE"
+  value       = { for region in var.regions : region => terraform_data.client[region].output.file }
+  depends_on  = [terraform_data.version]
+}
+
 output "client_properties" {
   description = "For Java clients, by region; its first lines say what the JVM has to be told."
   value       = { for region in var.regions : region => "${local.folder}/${region}/client.properties" }

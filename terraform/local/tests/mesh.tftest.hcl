@@ -1,4 +1,4 @@
-# `terraform test`: a real mesh is started, looked at, and destroyed. The caller names the binary and the folder (TF_VAR_meridian, TF_VAR_folder).
+# `terraform test`: a real mesh is started, written to in one region, read in both, and destroyed. The caller names the binary and the folder (TF_VAR_meridian, TF_VAR_folder).
 
 variables {
   regions     = ["us", "eu"]
@@ -19,6 +19,26 @@ run "every_node_serves" {
   assert {
     condition     = fileexists(output.ca) && fileexists(output.admin_token) && alltrue([for file in values(output.client_properties) : fileexists(file)])
     error_message = "A file that clients need is missing."
+  }
+}
+
+run "both_regions_read_the_same" {
+  module {
+    source = "./tests/flow"
+  }
+  variables {
+    meridian = abspath(var.meridian)
+    configs  = run.every_node_serves.config
+    home     = "us"
+  }
+  assert {
+    condition     = alltrue([for region, read in output.reads : length(read) == output.records])
+    error_message = "Not every record was read: ${jsonencode({ for region, read in output.reads : region => length(read) })}"
+  }
+  assert {
+    # Partitions, offsets, times, keys and values.
+    condition     = output.reads["us"] == output.reads["eu"]
+    error_message = "The regions hold different records, or at different offsets."
   }
 }
 
