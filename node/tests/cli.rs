@@ -136,6 +136,9 @@ fn records_are_read_back_from_where_one_asks() {
         assert!(of_key.is_sorted_by_key(|record| value(record)), "{key} is in order");
     }
 
+    let nowhere = mesh.bad(&["produce", "t", "--partition", "3"], "lost\n");
+    assert!(nowhere.contains("1 records are not known to be stored") && nowhere.contains("no partition 3"), "{nowhere}");
+
     let of_0 = mesh.records(&["t", "--partition", "0"]);
     let from_5 = mesh.records(&["t", "--partition", "0", "--from", "offset:5"]);
     assert_eq!(from_5, of_0[5..]);

@@ -30,6 +30,7 @@ enum Verb {
     List {
         #[command(flatten)]
         rule: Rule,
+        /// A table for people, or JSON for programs
         #[arg(long, value_enum, default_value = "table")]
         format: Format,
     },
@@ -48,8 +49,10 @@ fn resources(required: bool) -> ArgGroup {
 
 #[derive(Debug, Default, Args)]
 struct Rule {
+    /// A rule that allows
     #[arg(long)]
     allow: bool,
+    /// A rule that denies
     #[arg(long)]
     deny: bool,
     /// Whom: User:ann, or User:* for everyone; may be given several times

@@ -8,6 +8,7 @@ use super::{Arguments, CliError};
 
 #[derive(Debug, Args)]
 pub(super) struct Completion {
+    /// For example, to have it in this bash: source <(meridian completion bash)
     shell: Shell,
 }
 

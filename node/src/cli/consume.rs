@@ -16,6 +16,7 @@ use crate::client::timestamp;
 
 #[derive(Debug, Args)]
 pub(super) struct Consume {
+    /// The topic to read
     topic: String,
     /// Where to start: beginning, end, offset:N, or @TIME with TIME in ms since 1970 or as 2013-01-01T10:00:00Z
     #[arg(long, value_name = "PLACE", default_value = "beginning", value_parser = parse_start)]
@@ -29,7 +30,7 @@ pub(super) struct Consume {
     /// Print each record's key before its value
     #[arg(long)]
     print_key: bool,
-    /// What is printed between key and value
+    /// What is printed between key and value [default: a tab]
     #[arg(long, value_name = "SEP", default_value = "\t", hide_default_value = true)]
     key_separator: String,
     /// value: the value alone. json: an object with topic, partition, offset, timestamp, key, value and headers

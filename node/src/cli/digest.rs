@@ -15,7 +15,9 @@ use crate::client::{ClientError, Cluster};
 
 #[derive(Debug, Args)]
 pub(super) struct Digest {
+    /// The topic
     topic: String,
+    /// A table for people, or JSON for programs
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
     #[command(flatten)]

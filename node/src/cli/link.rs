@@ -52,6 +52,7 @@ struct Mesh {
     /// Folder of the running development mesh
     #[arg(long, value_name = "DIR", default_value = "dev-mesh")]
     dev: PathBuf,
+    /// A table for people, or JSON for programs
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
 }

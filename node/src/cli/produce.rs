@@ -27,6 +27,7 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(super) struct Produce {
+    /// The topic to write to, which must be there
     topic: String,
     /// What parts a line's key from its value: `k:v` with ':'. Without it a line is a value
     #[arg(long, value_name = "SEP", conflicts_with = "key_field")]

@@ -17,6 +17,7 @@ const CONFIG_BYTES_MAX: u64 = 1 << 20;
 
 /// Options of every command that talks to a mesh.
 #[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Which mesh, and as whom")]
 pub(super) struct Target {
     /// Region of the development mesh to talk to [default: us, else its first]
     #[arg(long, global = true, value_name = "NAME")]

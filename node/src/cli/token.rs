@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use meridian_auth::jwt::{Rules, TOKEN_BYTES_MAX, verify};
 
 use super::CliError;
+use crate::client::timestamp;
 use crate::dev::issuer::{AUDIENCE, ISSUER, Issuer};
 
 #[derive(Debug, Args)]
@@ -57,7 +58,8 @@ impl Token {
                 let mut token = String::new();
                 std::io::stdin().take(TOKEN_BYTES_MAX as u64 + 2).read_to_string(&mut token)?;
                 let verified = verify(&Rules::new(ISSUER, AUDIENCE), issuer.keys(), token.trim(), now_s)?;
-                println!("{} until {} (seconds since 1970), key {}", verified.principal, verified.expires_at_s, verified.key_id);
+                let until = timestamp::format_ms(verified.expires_at_s.saturating_mul(1_000));
+                println!("{} until {until}, key {}", verified.principal, verified.key_id);
             }
         }
         Ok(())

@@ -24,8 +24,9 @@ pub(super) struct Topic {
 enum Verb {
     /// Make a topic whose home is the region talked to
     Create {
+        /// Its name: letters, digits, '.', '_' and '-'
         name: String,
-        /// [default: the node's choice]
+        /// How many parts it has, each a log of its own [default: the node's choice]
         #[arg(long, value_name = "N")]
         partitions: Option<i32>,
         /// Nodes that keep each partition [default: the node's choice]
@@ -43,6 +44,7 @@ enum Verb {
     },
     /// Name every topic that you may see
     List {
+        /// A table for people, or JSON for programs
         #[arg(long, value_enum, default_value = "table")]
         format: Format,
         /// Topics that nodes keep for themselves too
@@ -51,12 +53,15 @@ enum Verb {
     },
     /// Show a topic's partitions, who leads them, and its configs
     Describe {
+        /// The topic
         name: String,
+        /// A table for people, or JSON for programs
         #[arg(long, value_enum, default_value = "table")]
         format: Format,
     },
     /// Remove a topic, its records and its mirrors
     Delete {
+        /// The topic
         name: String,
         /// Succeed where there is no such topic
         #[arg(long)]

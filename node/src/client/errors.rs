@@ -78,7 +78,9 @@ fn advice(error: ResponseError) -> &'static str {
             "; an operator may allow it: `meridian acl add --allow --principal User:NAME --operation read --topic T` (or write, …)"
         }
         ResponseError::ClusterAuthorizationFailed => "; only an operator may do this: use an operator's token (--token FILE)",
-        ResponseError::UnknownTopicOrPartition => "; `meridian topic list` shows the topics that this principal may see",
+        ResponseError::UnknownTopicOrPartition => {
+            "; `meridian topic list` shows the topics that this principal may see, `meridian topic create` makes one"
+        }
         ResponseError::TopicAlreadyExists => "; add --if-not-exists to accept the topic as it is",
         ResponseError::MessageTooLarge => "; the topic's max.message.bytes decides",
         _ => "",

@@ -102,11 +102,14 @@ impl Producer {
             (None, Some(key)) => self.lanes.get(of_key(key, self.lanes.len())),
             (None, None) => self.lanes.get(self.sticky.next(batch::size(&record), self.lanes.len())),
         };
-        let lane = lane.ok_or_else(|| {
-            let last = self.lanes.last().map_or(-1, |lane| lane.partition);
-            ClientError::Records(format!("topic {} has no partition {}; its last is {last}", self.shared.topic, partition.unwrap_or(0)))
-        })?;
         self.shared.given.fetch_add(1, Ordering::Relaxed);
+        let Some(lane) = lane else {
+            let last = self.lanes.last().map_or(-1, |lane| lane.partition);
+            let what = format!("topic {} has no partition {}; its last is {last}", self.shared.topic, partition.unwrap_or(0));
+            // A record given and not stored is a failure of the whole, like any other.
+            self.shared.fail(ClientError::Records(what));
+            return Err(self.shared.error());
+        };
         lane.records.send(record).await.map_err(|_| self.shared.error())
     }
 

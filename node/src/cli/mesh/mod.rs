@@ -37,6 +37,7 @@ enum Verb {
         /// Look again every second until interrupted
         #[arg(long)]
         watch: bool,
+        /// A table for people, or JSON for programs
         #[arg(long, value_enum, default_value = "table")]
         format: Format,
     },
