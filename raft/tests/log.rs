@@ -185,6 +185,26 @@ fn a_lookup_by_time_is_exact_to_the_record() {
     assert_eq!((last.offset, last.timestamp_ms), (299, 99_002));
 }
 
+#[test]
+fn a_lookup_by_time_reads_what_it_finds_and_not_the_log_behind_it() {
+    let node = Node::new();
+    let log = node.open().expect("a new log");
+    // More than is kept in memory.
+    for first in (0..4_000).step_by(100) {
+        append(&log, (first..first + 100).map(|index| entry(index, 3)).collect());
+    }
+    // Whoever reads the second segment learns that it is damaged.
+    let second = &node.segments()[1];
+    (28..60_000).step_by(7).for_each(|position| flip(second, position));
+    assert!(log.heads(0..4_000).is_err(), "the damage is met by reading on");
+    let early = log.offset_for_timestamp(1_001, i64::MAX).expect("a lookup").expect("a record");
+    assert_eq!((early.offset, early.timestamp_ms), (4, 1_001));
+    let last = log.offset_of_max_timestamp(i64::MAX).expect("a lookup").expect("a record");
+    assert_eq!((last.offset, last.timestamp_ms), (11_999, 3_999_002));
+    let committed = log.offset_of_max_timestamp(11_001).expect("a lookup").expect("a record");
+    assert_eq!((committed.offset, committed.timestamp_ms), (11_000, 3_666_002), "what is not committed does not count");
+}
+
 #[tokio::test]
 async fn saved_meta_survives_a_restart_and_a_deletion_too() {
     let node = Node::new();
