@@ -176,7 +176,6 @@ impl Partition {
 
     fn submit(&self, batch: Batch) -> Result<BoxFuture<'static, Result<Appended, AppendError>>, AppendError> {
         let leadership = self.leading()?;
-        let reserved = self.reserve(batch.bytes().len())?;
         let header = *batch.header();
         // Held until the batch is in the queue, so that sequences and queue agree on the order.
         let mut producers = lock(&self.inner.producers);
@@ -193,14 +192,16 @@ impl Partition {
             }
             Verdict::New => {}
         }
+        // Behind the judgement, which lets go of what an earlier leadership left waiting, and needs no room for a retry.
+        let reserved = self.reserve(batch.bytes().len())?;
         let outcome = self.propose(FrameKind::Batch, 0, batch.bytes().clone(), term);
         if header.producer_id < 0 {
             return Ok(confirmed(outcome, reserved).boxed());
         }
         let memory = self.inner.producers.clone();
         let watched = confirmed(outcome, reserved).inspect(move |result| {
-            if result.is_err() {
-                lock(&memory).failed(&header);
+            if result.as_ref().is_err_and(|error| *error != AppendError::Timeout) {
+                lock(&memory).failed(&header, leadership.epoch);
             }
         });
         let pending: Pending = watched.boxed().shared();

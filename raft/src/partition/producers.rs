@@ -63,13 +63,13 @@ fn add(sequence: i32, delta: i32) -> i32 {
 impl Producers {
     /// Judges a batch that shall be proposed in `term`.
     pub fn judge(&mut self, batch: &BatchHeader, term: i32) -> Result<Verdict, AppendError> {
-        if batch.producer_id < 0 {
-            return Ok(Verdict::New);
-        }
         if self.term != term {
             // Whatever an earlier leadership proposed is in the log by now, or will never be.
             self.producers.values_mut().for_each(|producer| producer.pending.clear());
             self.term = term;
+        }
+        if batch.producer_id < 0 {
+            return Ok(Verdict::New);
         }
         let producer_id = batch.producer_id;
         let Some(producer) = self.producers.get(&producer_id) else { return Ok(Verdict::New) };
@@ -103,8 +103,13 @@ impl Producers {
         producer.pending.push_back((batch.producer_epoch, sequences(batch), pending));
     }
 
-    /// Forgets a proposal that failed, and all behind it: their sequences no longer follow on anything.
-    pub fn failed(&mut self, batch: &BatchHeader) {
+    /// Forgets a proposal that failed in the term in which it was made, and all behind it: their sequences no longer follow on anything. One
+    /// that is only late has not failed: it may be committed yet, and a retry that was judged new would be stored beside it.
+    pub fn failed(&mut self, batch: &BatchHeader, term: i32) {
+        if self.term != term {
+            // A retry of it may have been proposed since.
+            return;
+        }
         let failed = (batch.producer_epoch, sequences(batch));
         if let Some(producer) = self.producers.get_mut(&batch.producer_id)
             && let Some(at) = producer.pending.iter().position(|(epoch, held, _)| (*epoch, *held) == failed)
@@ -207,9 +212,20 @@ mod tests {
         producers.judge(&batch(0, 0, 1, 0), 1).unwrap();
         producers.proposed(&batch(0, 0, 1, 0), never());
         producers.proposed(&batch(0, 1, 1, 0), never());
-        producers.failed(&batch(0, 0, 1, 0));
+        producers.failed(&batch(0, 0, 1, 0), 1);
         assert!(matches!(producers.judge(&batch(0, 0, 1, 0), 1), Ok(Verdict::New)));
         assert!(producers.judge(&batch(0, 1, 1, 0), 1).is_err());
+    }
+
+    #[test]
+    fn the_failure_of_an_earlier_leaderships_proposal_does_not_touch_its_retry() {
+        let mut producers = Producers::default();
+        producers.judge(&batch(0, 0, 1, 0), 1).unwrap();
+        producers.proposed(&batch(0, 0, 1, 0), never());
+        producers.judge(&batch(0, 0, 1, 0), 3).unwrap();
+        producers.proposed(&batch(0, 0, 1, 0), never());
+        producers.failed(&batch(0, 0, 1, 0), 1);
+        assert!(matches!(producers.judge(&batch(0, 0, 1, 0), 3), Ok(Verdict::InProgress(_))));
     }
 
     #[test]
@@ -218,6 +234,17 @@ mod tests {
         producers.judge(&batch(0, 0, 1, 0), 1).unwrap();
         producers.proposed(&batch(0, 0, 1, 0), never());
         assert!(matches!(producers.judge(&batch(0, 0, 1, 0), 2), Ok(Verdict::New)));
+    }
+
+    #[test]
+    fn a_producer_without_an_id_makes_a_new_leadership_forget_as_well() {
+        let mut producers = Producers::default();
+        producers.judge(&batch(0, 0, 1, 0), 1).unwrap();
+        let (reserved, waiting) = tokio::sync::oneshot::channel::<()>();
+        producers.proposed(&batch(0, 0, 1, 0), waiting.then(|_| std::future::pending()).boxed().shared());
+        let nobody = BatchHeader { producer_id: -1, producer_epoch: -1, base_sequence: -1, ..batch(0, 0, 1, 0) };
+        producers.judge(&nobody, 2).unwrap();
+        assert!(reserved.is_closed(), "what waited for the commit is still held, and its bytes count as waiting");
     }
 
     #[test]
