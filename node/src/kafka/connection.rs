@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use kafka_protocol::messages::ApiKey;
 use meridian_raft::env::Stream;
 use std::collections::VecDeque;
-use tokio::io::{AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
@@ -240,7 +240,7 @@ impl Reader {
     async fn run(mut self) -> Result<(), Closed> {
         let in_flight = Arc::new(Semaphore::new(PIPELINE_BYTES_MAX));
         loop {
-            let Some(frame) = self.next().await? else { return Ok(()) };
+            let Some(frame) = next(&mut self.frames, &in_flight, IDLE_MAX).await? else { return Ok(()) };
             add(&self.broker.counters.bytes_in, frame.len() + 4);
             let bytes = frame.len().clamp(1, PIPELINE_BYTES_MAX) as u32;
             let Ok(permit) = in_flight.clone().acquire_many_owned(bytes).await else { return Ok(()) };
@@ -248,19 +248,6 @@ impl Reader {
             let (api, future) = self.begin(frame).await?;
             if self.queue.send(Work { future, api, arrived, _bytes: permit }).await.is_err() {
                 return Ok(());
-            }
-        }
-    }
-
-    async fn next(&mut self) -> Result<Option<Bytes>, Closed> {
-        let queue = &self.queue;
-        let mut next = std::pin::pin!(self.frames.next(true));
-        loop {
-            match tokio::time::timeout(IDLE_MAX, &mut next).await {
-                Ok(frame) => return Ok(frame?),
-                Err(_) if queue.capacity() == PIPELINE_REQUESTS_MAX => return Err(Closed::Idle),
-                // Somebody waits for an answer: a long poll, or a group's rebalance.
-                Err(_) => {}
             }
         }
     }
@@ -307,6 +294,20 @@ async fn begun(mut future: BoxFuture<'static, Outcome>) -> BoxFuture<'static, Ou
     match futures_util::poll!(future.as_mut()) {
         Poll::Ready(outcome) => ready(outcome),
         Poll::Pending => future,
+    }
+}
+
+/// The next frame; an error when neither side has anything to say for too long.
+async fn next<R: AsyncRead + Unpin>(frames: &mut Frames<R>, in_flight: &Semaphore, idle_max: Duration) -> Result<Option<Bytes>, Closed> {
+    let mut next = std::pin::pin!(frames.next(true));
+    loop {
+        match tokio::time::timeout(idle_max, &mut next).await {
+            Ok(frame) => return Ok(frame?),
+            // Every request holds a part of the bytes until it is answered; one that is being answered is in no queue any more.
+            Err(_) if in_flight.available_permits() == PIPELINE_BYTES_MAX => return Err(Closed::Idle),
+            // Somebody waits for an answer: a long poll, or a group's rebalance.
+            Err(_) => {}
+        }
     }
 }
 
@@ -418,5 +419,24 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
             flushed.await.map_err(|_| Closed::Stalled)?.map_err(Closed::Write)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_is_not_idle_while_an_answer_is_awaited() {
+        let (_client, server) = tokio::io::duplex(64);
+        let (mut frames, in_flight) = (Frames::new(server), Semaphore::new(PIPELINE_BYTES_MAX));
+        let idle_max = Duration::from_millis(20);
+        // A join that waits for the others, for longer than an idle connection may live.
+        let answering = in_flight.acquire().await.expect("room");
+        let waited = tokio::time::timeout(10 * idle_max, next(&mut frames, &in_flight, idle_max)).await;
+        assert!(waited.is_err(), "closed while the answer was awaited: {waited:?}");
+        drop(answering);
+        let waited = tokio::time::timeout(500 * idle_max, next(&mut frames, &in_flight, idle_max)).await;
+        assert!(matches!(waited, Ok(Err(Closed::Idle))), "{waited:?}");
     }
 }

@@ -211,27 +211,26 @@ impl Slot {
         if !self.full || self.batches.is_empty() {
             match replica.read(self.next, room).await {
                 Err(error) => return self.fail(errors::of_read(&error)),
-                Ok(batches) => {
-                    for batch in batches {
-                        self.take(batch.bytes, room, first);
-                    }
-                }
+                Ok(batches) => self.take(batches.into_iter().map(|batch| batch.bytes), room, first),
             }
         }
         self.source = Ok(replica);
     }
 
-    fn take(&mut self, batch: Bytes, room: usize, first: bool) {
-        let whole = first && self.batches.is_empty();
-        let held: usize = self.bytes;
-        if self.full || (batch.len() > room.saturating_sub(held) && !whole) {
-            self.full = true;
-            return;
+    /// Takes as many batches as fit in `room` bytes more; the `first` one of an answer whatever its size.
+    fn take(&mut self, batches: impl Iterator<Item = Bytes>, room: usize, first: bool) {
+        let end = self.bytes.saturating_add(room);
+        for batch in batches {
+            let whole = first && self.batches.is_empty();
+            if self.bytes.saturating_add(batch.len()) > end && !whole {
+                self.full = true;
+                return;
+            }
+            let Some(header) = BatchHeader::decode(&batch) else { return };
+            self.next = header.base_offset.saturating_add(i64::from(header.last_offset_delta)).saturating_add(1);
+            self.bytes += batch.len();
+            self.batches.push(batch);
         }
-        let Some(header) = BatchHeader::decode(&batch) else { return };
-        self.next = header.base_offset.saturating_add(i64::from(header.last_offset_delta)).saturating_add(1);
-        self.bytes += batch.len();
-        self.batches.push(batch);
     }
 
     fn fail(&mut self, error: ErrorCode) {

@@ -168,3 +168,16 @@ fn payloads_go_between_the_fields_without_a_copy() {
         assert!(whole.ends_with(records), "{whole:?}");
     }
 }
+
+#[test]
+fn what_a_waiting_fetch_holds_already_is_not_counted_twice_against_what_still_fits() {
+    let batch = || Bytes::from(vec![0; 300]);
+    let asked = request::Partition { index: 0, epoch: -1, offset: 0, bytes_max: 1000 };
+    let source = Err(ErrorCode::UnknownServerError);
+    let mut slot = Slot { asked, next: 0, batches: Vec::new(), bytes: 0, full: false, source, hint: None };
+    slot.take([batch(), batch()].into_iter(), 1000, true);
+    slot.take([batch()].into_iter(), 400, false);
+    assert_eq!((slot.bytes, slot.full), (900, false));
+    slot.take([batch()].into_iter(), 100, false);
+    assert_eq!((slot.bytes, slot.full), (900, true));
+}
