@@ -155,6 +155,28 @@ fn records_are_read_back_from_where_one_asks() {
 }
 
 #[test]
+fn a_group_goes_on_where_it_stopped() {
+    let mesh = Mesh::start();
+    mesh.good(&["topic", "create", "t", "--partitions", "3"], "");
+    let lines = |numbers: std::ops::Range<u32>| numbers.map(|i| format!("k{i}:{i}\n")).collect::<String>();
+    mesh.good(&["produce", "t", "--key-separator", ":"], &lines(0..300));
+    assert_eq!(mesh.records(&["t", "--group", "g", "--count", "120"]).len(), 120);
+    assert_eq!(mesh.records(&["t", "--group", "g"]).len(), 180);
+    assert_eq!(mesh.records(&["t", "--group", "g"]).len(), 0);
+    mesh.good(&["produce", "t", "--key-separator", ":"], &lines(300..310));
+    let mut later: Vec<u32> =
+        mesh.records(&["t", "--group", "g"]).iter().filter_map(|record| record["value"].as_str()?.parse().ok()).collect();
+    later.sort_unstable();
+    assert_eq!(later, (300..310).collect::<Vec<u32>>());
+    assert_eq!(mesh.records(&["t", "--group", "another"]).len(), 310);
+
+    let ann = mesh.token("ann");
+    mesh.good(&["acl", "add", "--allow", "--principal", "User:ann", "--operation", "read", "--topic", "t"], "");
+    let refused = mesh.bad(&["consume", "t", "--group", "g", "--until-end", "--token", &ann], "");
+    assert!(refused.contains("GROUP_AUTHORIZATION_FAILED") && refused.contains("--group G"), "{refused}");
+}
+
+#[test]
 fn who_has_no_rule_is_refused_and_told_what_to_do() {
     let mesh = Mesh::start();
     mesh.good(&["topic", "create", "t"], "");

@@ -1,5 +1,7 @@
 //! `meridian consume TOPIC`: records on stdout, one a line.
 
+mod membership;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -39,6 +41,10 @@ pub(super) struct Consume {
     /// Read this partition alone
     #[arg(long, value_name = "N")]
     partition: Option<i32>,
+    /// Read as a member of this consumer group: its members share the partitions, and go on where the group stopped; --from is for
+    /// partitions that it has not read yet
+    #[arg(long, value_name = "GROUP", conflicts_with = "partition")]
+    group: Option<String>,
     #[command(flatten)]
     target: Target,
 }
@@ -67,10 +73,15 @@ fn parse_start(text: &str) -> Result<Start, String> {
 impl Consume {
     pub(super) fn run(self) -> Result<(), CliError> {
         let cluster = self.target.connect()?;
-        block_on(self.read(cluster))
+        block_on(async {
+            match &self.group {
+                Some(group) => membership::read(&self, cluster, group).await,
+                None => self.read(cluster).await,
+            }
+        })
     }
 
-    async fn read(self, cluster: Cluster) -> Result<(), CliError> {
+    async fn read(&self, cluster: Cluster) -> Result<(), CliError> {
         let only = self.partition.map(|partition| vec![partition]);
         let mut consumer = Consumer::open(cluster, &self.topic, only.as_deref(), self.from).await?;
         let ends = if self.until_end { Some(consumer.end_offsets().await?) } else { None };

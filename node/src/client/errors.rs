@@ -77,6 +77,9 @@ fn advice(error: ResponseError) -> &'static str {
         ResponseError::TopicAuthorizationFailed => {
             "; an operator may allow it: `meridian acl add --allow --principal User:NAME --operation read --topic T` (or write, …)"
         }
+        ResponseError::GroupAuthorizationFailed => {
+            "; an operator may allow it: `meridian acl add --allow --principal User:NAME --operation read --group G`"
+        }
         ResponseError::ClusterAuthorizationFailed => "; only an operator may do this: use an operator's token (--token FILE)",
         ResponseError::UnknownTopicOrPartition => {
             "; `meridian topic list` shows the topics that this principal may see, `meridian topic create` makes one"

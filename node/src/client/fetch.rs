@@ -88,6 +88,13 @@ impl Consumer {
         })
     }
 
+    /// Goes on from these offsets in the partitions that are read; to be called before the first [`Consumer::poll`].
+    pub fn resume(&mut self, offsets: &BTreeMap<i32, i64>) {
+        for (partition, position) in &mut self.positions {
+            *position = offsets.get(partition).copied().unwrap_or(*position);
+        }
+    }
+
     /// Next offset of each partition that is read: everything before it has been returned.
     pub fn positions(&self) -> &BTreeMap<i32, i64> {
         &self.positions
