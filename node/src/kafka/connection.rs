@@ -366,12 +366,14 @@ struct Outbox<W> {
     write: W,
     parts: VecDeque<Bytes>,
     bytes: usize,
+    /// TLS may still hold some of what was written: it takes more than the socket does.
+    unflushed: bool,
     counters: Arc<Counters>,
 }
 
 impl<W: AsyncWrite + Unpin> Outbox<W> {
     fn new(write: W, counters: Arc<Counters>) -> Outbox<W> {
-        Outbox { write, parts: VecDeque::new(), bytes: 0, counters }
+        Outbox { write, parts: VecDeque::new(), bytes: 0, unflushed: false, counters }
     }
 
     fn push(&mut self, reply: Reply) {
@@ -384,6 +386,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
     /// Hands everything to TLS, which copies it only to encrypt it.
     async fn write(&mut self) -> Result<(), Closed> {
         add(&self.counters.bytes_out, self.bytes);
+        self.unflushed |= !self.parts.is_empty();
         while !self.parts.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let mut filled = 0;
@@ -413,10 +416,11 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
     }
 
     async fn flush(&mut self) -> Result<(), Closed> {
-        if !self.parts.is_empty() {
-            self.write().await?;
+        self.write().await?;
+        if self.unflushed {
             let flushed = tokio::time::timeout(WRITE_STALL_MAX, self.write.flush());
             flushed.await.map_err(|_| Closed::Stalled)?.map_err(Closed::Write)?;
+            self.unflushed = false;
         }
         Ok(())
     }
