@@ -127,6 +127,8 @@ pub async fn serve(config: Config, raft_runtime: tokio::runtime::Handle, stop: i
     joining.abort();
     let _ = joining.await;
     let _ = std::fs::remove_file(config.data_dir.join(READY_FILE));
+    // Before connections close: what clients have in flight is still answered, and what they send next is told who leads.
+    raft.hand_over().await;
     listener.shutdown().await;
     drop(broker);
     links.shutdown().await;

@@ -365,16 +365,22 @@ impl Node {
         NodeStats { syncs, sync_us_sum, sync_us_max, bytes_written, elections: self.inner.elections.load(Ordering::Relaxed) }
     }
 
+    fn groups(&self) -> Vec<Group> {
+        let control = read(&self.inner.control).as_ref().map(|control| control.group().clone());
+        self.partitions().iter().map(|partition| partition.group().clone()).chain(control).collect()
+    }
+
+    /// Hands every leadership over, as far as others can take them, and goes on as a follower.
+    pub async fn hand_over(&self) {
+        if self.inner.config.peers.len() > 1 {
+            futures_util::future::join_all(self.groups().iter().map(|group| group.transfer(HANDOVER_DEADLINE))).await;
+        }
+    }
+
     /// Hands every leadership over, flushes, and stops. Idempotent.
     pub async fn shutdown(&self) {
-        let groups: Vec<Group> = {
-            let control = read(&self.inner.control).as_ref().map(|control| control.group().clone());
-            self.partitions().iter().map(|partition| partition.group().clone()).chain(control).collect()
-        };
-        if self.inner.config.peers.len() > 1 {
-            futures_util::future::join_all(groups.iter().map(|group| group.transfer(HANDOVER_DEADLINE))).await;
-        }
-        futures_util::future::join_all(groups.iter().map(Group::stop)).await;
+        self.hand_over().await;
+        futures_util::future::join_all(self.groups().iter().map(Group::stop)).await;
         write(&self.inner.partitions).clear();
         *write(&self.inner.control) = None;
         lock(&self.inner.tasks).drain(..).for_each(|task| task.abort());
