@@ -428,6 +428,8 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, BufWriter};
+
     use super::*;
 
     #[tokio::test]
@@ -442,5 +444,25 @@ mod tests {
         drop(answering);
         let waited = tokio::time::timeout(500 * idle_max, next(&mut frames, &in_flight, idle_max)).await;
         assert!(matches!(waited, Ok(Err(Closed::Idle))), "{waited:?}");
+    }
+
+    #[tokio::test]
+    async fn a_large_answer_reaches_the_client_though_nothing_is_asked_after_it() {
+        let (server, mut client) = tokio::io::duplex(4 << 10);
+        let reply = vec![Bytes::from(vec![7; GATHERED_BYTES_MAX + 1])];
+        let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.expect("a permit");
+        let (queue, work) = mpsc::channel(1);
+        let asked = Work { future: ready(Outcome::Reply(reply)), api: FETCH, arrived: Instant::now(), _bytes: permit };
+        queue.send(asked).await.unwrap_or_else(|_| panic!("the queue is open"));
+        // Holds back what it took until it is flushed, as TLS does when the socket is full.
+        let outbox = Outbox::new(BufWriter::with_capacity(GATHERED_BYTES_MAX * 2, server), Arc::default());
+        let mut answer = vec![0; GATHERED_BYTES_MAX + 1];
+        tokio::select! {
+            end = write(work, outbox) => panic!("the connection ended: {:?}", end.err()),
+            read = tokio::time::timeout(Duration::from_secs(10), client.read_exact(&mut answer)) => {
+                read.expect("the answer stays in the connection").expect("read");
+            }
+        }
+        assert!(answer.iter().all(|byte| *byte == 7));
     }
 }
