@@ -3,12 +3,14 @@
 mod membership;
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 
 use super::output::Output;
+use super::progress::Progress;
 use super::region::Target;
 use super::{CliError, block_on};
 use crate::client::Cluster;
@@ -45,6 +47,9 @@ pub(super) struct Consume {
     /// partitions that it has not read yet
     #[arg(long, value_name = "GROUP", conflicts_with = "partition")]
     group: Option<String>,
+    /// Report the rate on stderr even where it is no terminal
+    #[arg(long)]
+    progress: bool,
     #[command(flatten)]
     target: Target,
 }
@@ -85,7 +90,7 @@ impl Consume {
         let only = self.partition.map(|partition| vec![partition]);
         let mut consumer = Consumer::open(cluster, &self.topic, only.as_deref(), self.from).await?;
         let ends = if self.until_end { Some(consumer.end_offsets().await?) } else { None };
-        let mut output = Output::new();
+        let mut printer = self.printer();
         let mut left = self.count.unwrap_or(u64::MAX);
         while left > 0 && !ends.as_ref().is_some_and(|ends| is_behind(consumer.positions(), ends)) {
             for fetched in consumer.poll().await? {
@@ -95,15 +100,23 @@ impl Consume {
                     continue;
                 }
                 left -= 1;
-                self.print(&mut output, &fetched)?;
+                self.print(&mut printer, &fetched)?;
             }
-            output.flush()?;
+            printer.flush()?;
         }
         Ok(())
     }
 
-    fn print(&self, output: &mut Output, fetched: &Fetched) -> Result<(), CliError> {
-        let record = &fetched.record;
+    fn printer(&self) -> Printer {
+        // A terminal that shows the records shows by them how it goes.
+        let silent = std::io::stdout().is_terminal() && !self.progress;
+        let progress = if silent { Progress::silent() } else { Progress::new("read", self.progress) };
+        Printer { output: Output::new(), progress, records: 0 }
+    }
+
+    fn print(&self, printer: &mut Printer, fetched: &Fetched) -> Result<(), CliError> {
+        printer.records += 1;
+        let (record, output) = (&fetched.record, &mut printer.output);
         if self.format == Shape::Json {
             output.write(format!("{}\n", document(&self.topic, fetched)).as_bytes())?;
             return Ok(());
@@ -114,6 +127,22 @@ impl Consume {
         }
         output.write(record.value.as_deref().unwrap_or(b""))?;
         output.write(b"\n")
+    }
+}
+
+/// Records on stdout, and on stderr how many and how fast.
+#[derive(Debug)]
+struct Printer {
+    output: Output,
+    progress: Progress,
+    records: u64,
+}
+
+impl Printer {
+    fn flush(&mut self) -> Result<(), CliError> {
+        self.output.flush()?;
+        self.progress.tell(self.records);
+        Ok(())
     }
 }
 

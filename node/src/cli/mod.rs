@@ -11,6 +11,7 @@ mod mesh;
 mod output;
 mod parent;
 mod produce;
+mod progress;
 mod region;
 mod serve;
 mod token;

@@ -1,15 +1,15 @@
 //! `meridian produce TOPIC`: each line of stdin becomes a record.
 
-use std::io::{BufRead, IsTerminal, Read};
+use std::io::{BufRead, Read};
 use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use meridian_raft::env::Env;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::progress::Progress;
 use super::region::Target;
 use super::{CliError, block_on};
 use crate::client::ClientError;
@@ -22,8 +22,6 @@ const LINE_BYTES_MAX: usize = 64 << 20;
 const LINES_AHEAD: usize = 4_096;
 /// How long a record waits for others to share its batch.
 const LINGER: Duration = Duration::from_millis(5);
-/// Between two reports of `--progress` where stderr is no terminal.
-const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(super) struct Produce {
@@ -64,7 +62,8 @@ impl Produce {
         };
         block_on(async {
             let producer = Producer::open(cluster, &self.topic, LINGER).await?;
-            let (delivery, seconds) = stream(producer, lines(std::io::stdin()), &key, self.partition, Progress::new(self.progress)).await?;
+            let progress = Progress::new("acknowledged", self.progress);
+            let (delivery, seconds) = stream(producer, lines(std::io::stdin()), &key, self.partition, progress).await?;
             conclude(&delivery, seconds)
         })
     }
@@ -98,7 +97,7 @@ pub(super) async fn stream(
         progress.tell(producer.acknowledged());
     }
     let delivery = producer.finish().await;
-    progress.end();
+    drop(progress);
     match refused {
         Some(error) => {
             eprintln!("{} records acknowledged before line {number}", delivery.acknowledged);
@@ -175,44 +174,6 @@ fn next_line(reader: &mut impl BufRead) -> Result<Option<Bytes>, CliError> {
         }
     }
     Ok(Some(line.into()))
-}
-
-/// Records acknowledged so far and their rate, on stderr.
-#[derive(Debug)]
-pub(super) struct Progress {
-    bar: ProgressBar,
-    plainly: bool,
-    next: Instant,
-    started: Instant,
-}
-
-impl Progress {
-    pub(super) fn new(wanted: bool) -> Progress {
-        let is_terminal = std::io::stderr().is_terminal();
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        let style = ProgressStyle::with_template("{spinner} {human_pos} records acknowledged, {per_sec}");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
-        let now = Instant::now();
-        Progress { bar, plainly: wanted && !is_terminal, next: now + REPORT_EVERY, started: now }
-    }
-
-    pub(super) fn silent() -> Progress {
-        let now = Instant::now();
-        Progress { bar: ProgressBar::hidden(), plainly: false, next: now, started: now }
-    }
-
-    fn tell(&mut self, acknowledged: u64) {
-        self.bar.set_position(acknowledged);
-        if self.plainly && Instant::now() >= self.next {
-            self.next = Instant::now() + REPORT_EVERY;
-            let rate = acknowledged as f64 / self.started.elapsed().as_secs_f64();
-            eprintln!("{acknowledged} records acknowledged, {rate:.0} a second");
-        }
-    }
-
-    fn end(&self) {
-        self.bar.finish_and_clear();
-    }
 }
 
 /// For callers that have nothing to say about a failed delivery but its first error.

@@ -6,8 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::CliError;
-use super::super::output::Output;
-use super::{Consume, is_behind};
+use super::{Consume, Printer, is_behind};
 use crate::client::Cluster;
 use crate::client::fetch::Consumer;
 use crate::client::groups::Member;
@@ -27,7 +26,7 @@ struct Reading<'a> {
     asked: &'a Consume,
     cluster: Cluster,
     member: Member,
-    output: Output,
+    printer: Printer,
     left: u64,
     /// Next offsets of what is on stdout for sure and not committed.
     printed: BTreeMap<i32, i64>,
@@ -38,7 +37,7 @@ pub(super) async fn read(asked: &Consume, cluster: Cluster, group: &str) -> Resu
     let mut signals = StopSignals::catch().map_err(CliError::Runtime)?;
     let member = Member::new(cluster.clone(), group, &asked.topic);
     let left = asked.count.unwrap_or(u64::MAX);
-    let mut reading = Reading { asked, cluster, member, output: Output::new(), left, printed: BTreeMap::new() };
+    let mut reading = Reading { asked, cluster, member, printer: asked.printer(), left, printed: BTreeMap::new() };
     let ended = tokio::select! {
         ended = reading.generations() => ended,
         () = signals.next() => Ok(()),
@@ -112,10 +111,10 @@ impl Reading<'_> {
                 continue;
             }
             self.left -= 1;
-            self.asked.print(&mut self.output, &fetched)?;
+            self.asked.print(&mut self.printer, &fetched)?;
             taken.insert(fetched.partition, fetched.offset + 1);
         }
-        self.output.flush()?;
+        self.printer.flush()?;
         self.printed.extend(taken);
         Ok(())
     }
