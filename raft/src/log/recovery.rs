@@ -3,8 +3,10 @@
 use std::io;
 use std::path::Path;
 
+use super::LogError;
 use super::frame::{FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, decode_frame, decode_segment, is_batch};
-use super::{LogError, Segment, State, head_of, read_exact, read_frame};
+use super::segment::{Segment, head_of, read_exact, read_frame};
+use super::state::State;
 use crate::GroupId;
 use crate::env::{Env, File};
 

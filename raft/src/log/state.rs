@@ -1,0 +1,61 @@
+//! What a log knows of itself in memory, all of it rebuilt from the files.
+
+use std::collections::VecDeque;
+
+use super::frame::FRAME_HEADER_BYTES;
+use super::segment::{Point, Segment};
+use super::{EntryHead, LogEntry, LogPosition};
+
+/// Recent entries kept in memory per log; what is not yet flushed is kept besides.
+const TAIL_CACHE_BYTES: usize = 1 << 20;
+/// Distance of the points of the sparse index.
+const POINT_BYTES: u64 = 4096;
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) segments: Vec<Segment>,
+    pub(super) last: Option<LogPosition>,
+    pub(super) next_offset: i64,
+    /// Epoch and the offset where it begins, both ascending.
+    pub(super) epochs: Vec<(i32, i64)>,
+    pub(super) last_append_time_us: i64,
+    pub(super) closed_us: i64,
+    pub(super) tail: VecDeque<LogEntry>,
+    pub(super) tail_bytes: usize,
+    /// First index not known to be durable.
+    pub(super) flushed_next: u64,
+}
+
+impl State {
+    pub(super) fn next_index(&self) -> u64 {
+        self.last.map_or_else(|| self.segments.first().map_or(0, |segment| segment.base_index), |last| last.index + 1)
+    }
+
+    /// Accounts for one frame at the end of the last segment.
+    pub(super) fn note(&mut self, head: &EntryHead, frame_bytes: u64) {
+        let next_offset = self.next_offset;
+        if let Some(segment) = self.segments.last_mut() {
+            if segment.points.last().is_none_or(|point| segment.end >= point.position + POINT_BYTES) {
+                segment.points.push(Point { index: head.index, offset: next_offset, position: segment.end, max_timestamp_ms: i64::MIN });
+            }
+            if let (Some(point), Some(batch)) = (segment.points.last_mut(), head.batch) {
+                point.max_timestamp_ms = point.max_timestamp_ms.max(batch.max_timestamp_ms);
+            }
+            segment.end += frame_bytes;
+        }
+        if let Some(batch) = head.batch {
+            if self.epochs.last().is_none_or(|&(epoch, _)| batch.leader_epoch > epoch) {
+                self.epochs.push((batch.leader_epoch, batch.base_offset));
+            }
+            self.next_offset = batch.base_offset + i64::from(batch.last_offset_delta) + 1;
+        }
+        self.last = Some(LogPosition { term: head.term, index: head.index });
+        self.last_append_time_us = self.last_append_time_us.max(head.append_time_us);
+    }
+
+    pub(super) fn evict(&mut self) {
+        while self.tail_bytes > TAIL_CACHE_BYTES && self.tail.front().is_some_and(|entry| entry.index < self.flushed_next) {
+            self.tail_bytes -= self.tail.pop_front().map_or(0, |entry| entry.payload.len() + FRAME_HEADER_BYTES);
+        }
+    }
+}
