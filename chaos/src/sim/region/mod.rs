@@ -1,28 +1,25 @@
-//! A region of three nodes: real Raft groups, peers, logs and writers on a simulated network, disk and clock.
+//! A region of three or five nodes: real Raft groups, peers, logs and writers on a simulated network, disk and clock.
 //!
-//! In a first phase nodes lose power (un-synced data is gone, tails are torn), the network splits and loses connections, while every node that
-//! believes to lead appends. Then everything heals and the replicas have to agree. Oracle: nothing acknowledged is lost; offsets are dense and
-//! bytes equal on all replicas; one leader per term; no high watermark goes back within a node's life; what a producer sent twice is there once;
-//! nothing is there that nobody sent.
+//! Each seed chooses a [`profile`]: how many nodes and partitions, which [`faults`] and which [`workload`]s. In a first [phase](phases) the faults
+//! strike while clients append at every node that believes to lead; then everything heals, and every partition has to serve and its replicas to
+//! agree. [`oracle`]: nothing acknowledged is lost; offsets are dense and bytes equal on all replicas; one leader per term; no high watermark goes
+//! back within a node's life; what a producer sent twice is there once; nothing is there that nobody sent.
+//!
+//! To add a fault, a workload or a counter, add a line to the table in its room ([`faults::FAULTS`], [`workload::WORKLOADS`], [`reached`]).
 
+mod faults;
 mod oracle;
-mod run;
+mod phases;
+mod profile;
+mod reached;
+mod site;
+mod workload;
 
-pub use run::simulate;
+pub use reached::Reached;
 
-/// How often a run reached what it is there to reach.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Reached {
-    pub acknowledged: u64,
-    /// Appends that ended without an answer, or with a refusal that leaves their fate open.
-    pub unknown: u64,
-    pub duplicates_recognised: u64,
-    pub power_cuts: u64,
-    /// Power cuts of the node that led.
-    pub leaders_cut: u64,
-    pub network_cuts: u64,
-    pub terms: u64,
-}
+use super::{Broken, Mutations};
+use phases::Run;
+use site::lock;
 
 /// A run's end: what it reached, and a digest of everything that happened, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -32,30 +29,21 @@ pub struct Outcome {
     pub reached: Reached,
 }
 
-impl Reached {
-    /// Adds another run's counts.
-    pub fn add(&mut self, other: &Reached) {
-        self.acknowledged += other.acknowledged;
-        self.unknown += other.unknown;
-        self.duplicates_recognised += other.duplicates_recognised;
-        self.power_cuts += other.power_cuts;
-        self.leaders_cut += other.leaders_cut;
-        self.network_cuts += other.network_cuts;
-        self.terms += other.terms;
-    }
-
-    /// Names of the dangerous states that were never reached.
-    pub fn missing(&self) -> Vec<&'static str> {
-        let states = [
-            ("acknowledged", self.acknowledged),
-            ("unknown", self.unknown),
-            ("duplicates_recognised", self.duplicates_recognised),
-            ("power_cuts", self.power_cuts),
-            ("leaders_cut", self.leaders_cut),
-            ("network_cuts", self.network_cuts),
-        ];
-        states.into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name).collect()
-    }
+/// Runs one seed from beginning to end. A panic anywhere in the simulated nodes is a finding as well.
+pub fn simulate(seed: u64, mutations: Mutations) -> Result<Outcome, Broken> {
+    let broken = |step, what| Broken { world: "region", seed, step, what };
+    let lived = std::panic::catch_unwind(|| {
+        let mut run = Run::new(seed, mutations);
+        let result = run.faults().and_then(|()| run.healing());
+        let step = run.sim.elapsed().as_millis() as u64;
+        let oracle = lock(&run.oracle);
+        oracle.broken.clone().map_or(result, Err).map_err(|what| broken(step, what))?;
+        Ok(Outcome { seed, trace: oracle.trace, reached: oracle.reached })
+    });
+    lived.unwrap_or_else(|panic| {
+        let what = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Err(broken(0, format!("a node panicked: {}", what.unwrap_or_default())))
+    })
 }
 
 #[cfg(test)]

@@ -3,47 +3,79 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use meridian_raft::NodeId;
 use meridian_raft::batch::records::decode;
 use meridian_raft::batch::{Batch, BatchHeader};
 use meridian_raft::partition::{Appended, Leadership, StoredBatch};
+use meridian_raft::{GroupId, NodeId};
 
 use super::Reached;
 
 /// Everything observed, in order of simulated time.
 #[derive(Debug, Default)]
-pub(super) struct Oracle {
-    /// Every value ever handed to a partition.
-    sent: BTreeSet<u64>,
-    /// Value → offset, as first acknowledged.
-    acknowledged: BTreeMap<u64, i64>,
-    leaders: BTreeMap<i32, NodeId>,
+pub(in crate::sim) struct Oracle {
+    groups: BTreeMap<GroupId, Known>,
     pub reached: Reached,
     pub trace: u32,
     /// The first broken promise.
     pub broken: Option<String>,
 }
 
+/// What is known of one partition.
+#[derive(Debug, Default)]
+struct Known {
+    /// Every value ever handed to it.
+    sent: BTreeSet<u64>,
+    /// Value → offset, as first acknowledged.
+    acknowledged: BTreeMap<u64, i64>,
+    leaders: BTreeMap<i32, NodeId>,
+}
+
+/// One partition's promises.
+pub(in crate::sim) struct GroupOracle<'a> {
+    id: GroupId,
+    known: &'a mut Known,
+    trace: &'a mut u32,
+    pub reached: &'a mut Reached,
+    broken: &'a mut Option<String>,
+}
+
+fn note(trace: &mut u32, values: &[u64]) {
+    for value in values {
+        *trace = crc32c::crc32c_append(*trace, &value.to_le_bytes());
+    }
+}
+
 impl Oracle {
-    fn note(&mut self, values: &[u64]) {
-        for value in values {
-            self.trace = crc32c::crc32c_append(self.trace, &value.to_le_bytes());
-        }
+    pub fn group(&mut self, id: GroupId) -> GroupOracle<'_> {
+        let Oracle { groups, reached, trace, broken } = self;
+        GroupOracle { id, known: groups.entry(id).or_default(), trace, reached, broken }
     }
 
-    fn breaks(&mut self, what: String) {
-        self.broken.get_or_insert(what);
+    /// A fault was drawn, and perhaps bites.
+    pub fn fault(&mut self, number: u64, bites: bool) {
+        note(&mut self.trace, &[4, number, u64::from(bites)]);
+    }
+}
+
+impl GroupOracle<'_> {
+    fn note(&mut self, values: &[u64]) {
+        note(self.trace, &[self.id.partition.unsigned_abs().into()]);
+        note(self.trace, values);
+    }
+
+    pub fn breaks(&mut self, what: String) {
+        self.broken.get_or_insert_with(|| format!("partition {}: {what}", self.id.partition));
     }
 
     pub fn sends(&mut self, value: u64) {
-        self.sent.insert(value);
+        self.known.sent.insert(value);
     }
 
     pub fn acknowledges(&mut self, node: NodeId, value: u64, appended: Appended) {
         self.note(&[1, node, value, appended.base_offset as u64]);
         self.reached.acknowledged += 1;
         self.reached.duplicates_recognised += u64::from(appended.duplicate);
-        let first = *self.acknowledged.entry(value).or_insert(appended.base_offset);
+        let first = *self.known.acknowledged.entry(value).or_insert(appended.base_offset);
         if first != appended.base_offset {
             self.breaks(format!("value {value} was acknowledged at offset {first} and again at {}", appended.base_offset));
         }
@@ -56,7 +88,7 @@ impl Oracle {
 
     pub fn leads(&mut self, node: NodeId, leadership: Leadership) {
         let epoch = leadership.epoch;
-        let led_before = self.leaders.insert(epoch, node);
+        let led_before = self.known.leaders.insert(epoch, node);
         match led_before {
             None => {
                 self.note(&[3, node, epoch as u64]);
@@ -73,12 +105,8 @@ impl Oracle {
         }
     }
 
-    pub fn faults(&mut self, kind: u64, node: NodeId, other: NodeId) {
-        self.note(&[4, kind, node, other]);
-    }
-
     pub fn acknowledged_end(&self) -> i64 {
-        self.acknowledged.values().max().map_or(0, |offset| offset + 1)
+        self.known.acknowledged.values().max().map_or(0, |offset| offset + 1)
     }
 
     /// Judges what each node holds in the end.
@@ -109,7 +137,7 @@ impl Oracle {
             }
             next = header.base_offset + i64::from(header.last_offset_delta) + 1;
             match value_of(&batch.bytes) {
-                Some(value) if !self.sent.contains(&value) => self.breaks(format!("value {value} was never sent")),
+                Some(value) if !self.known.sent.contains(&value) => self.breaks(format!("value {value} was never sent")),
                 Some(value) => {
                     if let Some(earlier) = offsets.insert(value, header.base_offset) {
                         self.breaks(format!("value {value} is stored twice, at offsets {earlier} and {}", header.base_offset));
@@ -118,7 +146,7 @@ impl Oracle {
                 None => self.breaks(format!("the batch at offset {} does not hold a value", header.base_offset)),
             }
         }
-        let lost = self.acknowledged.iter().find(|(value, offset)| offsets.get(value) != Some(offset));
+        let lost = self.known.acknowledged.iter().find(|(value, offset)| offsets.get(value) != Some(offset));
         if let Some((value, offset)) = lost {
             let what = format!("acknowledged value {value} is not at offset {offset} but {:?}: lost", offsets.get(value));
             self.breaks(what);

@@ -15,12 +15,6 @@ fn no_seed_breaks_the_region_and_every_danger_is_met() {
     assert_eq!(reached.missing(), Vec::<&str>::new(), "{reached:?}");
 }
 
-/// Found by this seed: a restarted node replayed its committed entries without their producers, and stored a retry once more.
-#[test]
-fn a_restarted_node_knows_the_producers_of_its_log() {
-    simulate(853, Mutations::default()).unwrap_or_else(|broken| panic!("{broken}"));
-}
-
 #[test]
 fn the_same_seed_leaves_the_same_trace() {
     let first = simulate(5, Mutations::default());

@@ -1,0 +1,31 @@
+//! Everything that can go wrong. A new fault is a function and a line in [`FAULTS`].
+
+mod network;
+mod power;
+
+use super::phases::Run;
+
+/// One kind of disaster.
+pub(in crate::sim) struct Fault {
+    pub name: &'static str,
+    /// Chances in [`CHANCES`] that it begins in a given millisecond.
+    pub chances: u32,
+    /// Part of every run; the others are part of every second one.
+    pub always: bool,
+    /// Begins it, and has [`Run::mend_after`] undo it; false where it is not possible now.
+    pub begin: fn(&mut Run) -> bool,
+}
+
+impl std::fmt::Debug for Fault {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(self.name)
+    }
+}
+
+pub(in crate::sim) const CHANCES: u32 = 10_000;
+
+pub(in crate::sim) const FAULTS: &[Fault] = &[
+    Fault { name: "network-cut", chances: 15, always: true, begin: network::cut },
+    Fault { name: "power-cut", chances: 8, always: true, begin: power::cut_one },
+    Fault { name: "power-cut-of-all", chances: 3, always: true, begin: power::cut_all },
+];

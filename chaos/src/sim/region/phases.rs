@@ -1,0 +1,203 @@
+//! One seeded run: first everything breaks while clients append, then everything heals and the replicas have to agree.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use meridian_raft::env::SimDisk;
+use meridian_raft::partition::{Partition, StoredBatch};
+use meridian_raft::{GroupId, NodeId};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::faults::CHANCES;
+use super::oracle::Oracle;
+use super::profile::Profile;
+use super::site::{Shared, Site, host, lock};
+use super::workload::Stream;
+use crate::sim::Mutations;
+
+/// Simulated time with faults, and the time to agree after them.
+const FAULTS: Duration = Duration::from_secs(6);
+const HEALING: Duration = Duration::from_secs(20);
+const TICK: Duration = Duration::from_millis(1);
+/// Between two looks at whether the healed replicas agree.
+const LOOK_TICKS: u32 = 100;
+/// Offsets that every healed partition must acknowledge anew.
+const SERVED_MIN: i64 = 20;
+
+type Mend = Box<dyn FnOnce(&mut Run)>;
+
+pub(in crate::sim) struct Run {
+    pub sim: turmoil::Sim<'static>,
+    pub random: StdRng,
+    pub sites: BTreeMap<NodeId, Site>,
+    pub oracle: Shared<Oracle>,
+    profile: Arc<Profile>,
+    streams: Arc<BTreeMap<GroupId, Arc<Stream>>>,
+    down: BTreeSet<NodeId>,
+    mends: Vec<(Duration, Mend)>,
+}
+
+impl Run {
+    pub fn new(seed: u64, mutations: Mutations) -> Run {
+        let mut random = StdRng::seed_from_u64(seed);
+        let profile = Arc::new(Profile::choose(&mut random));
+        let mut sim = turmoil::Builder::new()
+            .rng_seed(random.random())
+            .simulation_duration(FAULTS + HEALING + Duration::from_secs(5))
+            .tick_duration(TICK)
+            .min_message_latency(Duration::from_micros(100))
+            .max_message_latency(Duration::from_millis(3))
+            .build();
+        let oracle: Shared<Oracle> = Arc::default();
+        let streams: Arc<BTreeMap<GroupId, Arc<Stream>>> =
+            Arc::new(profile.partitions.iter().map(|spec| (spec.id, Arc::default())).collect());
+        let site = |node| Site {
+            node,
+            seed: random.random(),
+            disk: SimDisk::new(),
+            boots: Arc::default(),
+            running: Arc::default(),
+            oracle: oracle.clone(),
+            profile: profile.clone(),
+            streams: streams.clone(),
+            mutations,
+        };
+        let sites: BTreeMap<NodeId, Site> = (1..=profile.nodes).zip((1..=profile.nodes).map(site)).collect();
+        for (node, site) in &sites {
+            let site = site.clone();
+            sim.host(host(*node), move || site.clone().live());
+        }
+        Run { sim, random, sites, oracle, profile, streams, down: BTreeSet::new(), mends: Vec::new() }
+    }
+
+    /// One tick of simulated time; the first broken promise ends the run.
+    fn tick(&mut self) -> Result<(), String> {
+        self.sim.step().map_err(|error| format!("a node ended: {error}"))?;
+        lock(&self.oracle).broken.clone().map_or(Ok(()), Err)
+    }
+
+    /// First phase: safety.
+    pub fn faults(&mut self) -> Result<(), String> {
+        while self.sim.elapsed() < FAULTS {
+            self.tick()?;
+            self.mend(false);
+            self.maybe_begin();
+        }
+        Ok(())
+    }
+
+    fn maybe_begin(&mut self) {
+        let mut drawn = self.random.random_range(0..CHANCES);
+        let profile = self.profile.clone();
+        for (number, fault) in profile.faults.iter().enumerate() {
+            if drawn < fault.chances {
+                let bites = (fault.begin)(self);
+                lock(&self.oracle).fault(number as u64, bites);
+                return;
+            }
+            drawn -= fault.chances;
+        }
+    }
+
+    /// Any of the nodes, up or down.
+    pub fn any_node(&mut self) -> NodeId {
+        self.random.random_range(1..=self.profile.nodes)
+    }
+
+    pub fn is_up(&self, node: NodeId) -> bool {
+        !self.down.contains(&node)
+    }
+
+    /// The node loses power: un-synced data is gone, except what survives where `tear` gives a seed.
+    pub fn power_off(&mut self, node: NodeId, tear: Option<u64>) {
+        let site = &self.sites[&node];
+        std::mem::take(&mut *lock(&site.running));
+        self.sim.crash(host(node));
+        site.disk.crash(tear);
+        self.streams.values().for_each(|stream| stream.forget(node));
+        self.down.insert(node);
+    }
+
+    pub fn power_on(&mut self, node: NodeId) {
+        if self.down.remove(&node) {
+            self.sim.bounce(host(node));
+        }
+    }
+
+    /// Has a fault end after that many milliseconds, or when the world heals.
+    pub fn mend_after(&mut self, after_ms: u64, mend: impl FnOnce(&mut Run) + 'static) {
+        self.mends.push((self.sim.elapsed() + Duration::from_millis(after_ms), Box::new(mend)));
+    }
+
+    /// Ends the faults that are over; all of them where `now`.
+    fn mend(&mut self, now: bool) {
+        let elapsed = self.sim.elapsed();
+        let (over, lasting): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.mends).into_iter().partition(|(until, _)| now || *until <= elapsed);
+        self.mends = lasting;
+        over.into_iter().for_each(|(_, mend)| mend(self));
+    }
+
+    /// Second phase: liveness. Everything works again; every partition has to serve, and its replicas to catch up with all that was
+    /// acknowledged, and hold the same.
+    pub fn healing(&mut self) -> Result<(), String> {
+        self.mend(true);
+        let deadline = self.sim.elapsed() + HEALING;
+        let groups: Vec<GroupId> = self.streams.keys().copied().collect();
+        let mut waiting: BTreeMap<GroupId, i64> =
+            groups.iter().map(|id| (*id, lock(&self.oracle).group(*id).acknowledged_end() + SERVED_MIN)).collect();
+        loop {
+            for _ in 0..LOOK_TICKS {
+                self.tick()?;
+            }
+            waiting.retain(|id, least| {
+                let end = lock(&self.oracle).group(*id).acknowledged_end();
+                end <= *least || !self.agree(*id, end)
+            });
+            if waiting.is_empty() {
+                return lock(&self.oracle).broken.clone().map_or(Ok(()), Err);
+            }
+            if self.sim.elapsed() >= deadline {
+                let states: Vec<String> = waiting.keys().map(|id| self.states(*id)).collect();
+                return Err(format!("the healed region does not agree: {}", states.join("; ")));
+            }
+        }
+    }
+
+    fn replicas(&self, id: GroupId) -> impl Iterator<Item = &Site> {
+        let spec = self.profile.partitions.iter().find(move |spec| spec.id == id);
+        spec.into_iter().flat_map(|spec| &spec.replicas).map(|node| &self.sites[node])
+    }
+
+    fn agree(&self, id: GroupId, end: i64) -> bool {
+        let held = self.replicas(id).map(|site| Some((site.node, everything(&site.partition(id)?, end)?)));
+        let Some(held) = held.collect::<Option<BTreeMap<NodeId, Vec<StoredBatch>>>>() else { return false };
+        lock(&self.oracle).group(id).judge(&held);
+        true
+    }
+
+    fn states(&self, id: GroupId) -> String {
+        let state = |site: &Site| match site.partition(id) {
+            Some(partition) => {
+                format!("node {}: {:?}, high watermark {}", site.node, partition.leadership(), partition.high_watermark())
+            }
+            None => format!("node {}: not up", site.node),
+        };
+        let end = lock(&self.oracle).group(id).acknowledged_end();
+        let states: Vec<String> = self.replicas(id).map(state).collect();
+        format!("partition {}, acknowledged up to {end}: {}", id.partition, states.join(", "))
+    }
+}
+
+/// All batches before `end`, once the replica has committed that far.
+fn everything(partition: &Partition, end: i64) -> Option<Vec<StoredBatch>> {
+    if partition.high_watermark() < end {
+        return None;
+    }
+    let mut batches = partition.read(0, usize::MAX).now_or_never()?.ok()?;
+    batches.retain(|batch| meridian_raft::batch::BatchHeader::decode(&batch.bytes).is_some_and(|header| header.base_offset < end));
+    Some(batches)
+}

@@ -1,0 +1,40 @@
+//! What one seed's run is made of: how many nodes and partitions, which faults and workloads.
+
+use meridian_raft::partition::{PartitionSettings, PartitionSpec};
+use meridian_raft::{GroupId, NodeId};
+use rand::Rng;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+
+use super::faults::{FAULTS, Fault};
+use super::workload::{WORKLOADS, Workload};
+
+/// Small, so that a run rolls through several segments.
+const SEGMENT_BYTES: u64 = 32 * 1024;
+
+#[derive(Debug, Clone)]
+pub(super) struct Profile {
+    pub nodes: NodeId,
+    pub partitions: Vec<PartitionSpec>,
+    pub faults: Vec<&'static Fault>,
+    pub workloads: Vec<&'static Workload>,
+}
+
+impl Profile {
+    /// Three or five nodes, one to three partitions with three replicas each, and most of the faults and workloads.
+    pub fn choose(random: &mut StdRng) -> Profile {
+        let nodes = if random.random_bool(0.8) { 3 } else { 5 };
+        let partitions = (0..random.random_range(1..=3)).map(|partition| spec(partition, nodes, random)).collect();
+        let faults = FAULTS.iter().filter(|fault| fault.always || random.random_bool(0.5)).collect();
+        let workloads = WORKLOADS.iter().filter(|workload| workload.always || random.random_bool(0.5)).collect();
+        Profile { nodes, partitions, faults, workloads }
+    }
+}
+
+fn spec(partition: i32, nodes: NodeId, random: &mut StdRng) -> PartitionSpec {
+    let all: Vec<NodeId> = (1..=nodes).collect();
+    // The order matters: the first stands for election first.
+    let replicas = all.choose_multiple(random, 3).copied().collect();
+    let id = GroupId { topic: uuid::Uuid::from_u128(1), partition };
+    PartitionSpec { id, replicas, mirror: false, settings: PartitionSettings { segment_bytes: SEGMENT_BYTES } }
+}

@@ -1,0 +1,47 @@
+//! How often a run reached what it is there to reach: a run that met no danger proves nothing.
+
+/// One line a counter: `required` ones fail a range of seeds that never reached them.
+macro_rules! reached {
+    ($($(#[$about:meta])* $need:ident $name:ident;)*) => {
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+        pub struct Reached {
+            $($(#[$about])* pub $name: u64,)*
+        }
+
+        impl Reached {
+            /// Adds another run's counts.
+            pub fn add(&mut self, other: &Reached) {
+                $(self.$name += other.$name;)*
+            }
+
+            /// Name, count, and whether a range of seeds must reach it.
+            pub fn table(&self) -> Vec<(&'static str, u64, bool)> {
+                vec![$((stringify!($name), self.$name, reached!(@ $need)),)*]
+            }
+        }
+    };
+    (@ required) => { true };
+    (@ counted) => { false };
+}
+
+reached! {
+    // What clients saw.
+    required acknowledged;
+    /// Appends that ended without an answer, or with a refusal that leaves their fate open.
+    required unknown;
+    required duplicates_recognised;
+    counted terms;
+
+    // Faults.
+    required power_cuts;
+    /// Power cuts of a node that led.
+    required leaders_cut;
+    required network_cuts;
+}
+
+impl Reached {
+    /// Names of the dangerous states that were never reached.
+    pub fn missing(&self) -> Vec<&'static str> {
+        self.table().into_iter().filter(|(_, count, required)| *required && *count == 0).map(|(name, _, _)| name).collect()
+    }
+}

@@ -1,0 +1,96 @@
+//! One simulated node: its disk, its program, and what of it outlives its crashes.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use meridian_raft::env::{Env, SimDisk};
+use meridian_raft::node::{Node, NodeConfig, Timing};
+use meridian_raft::partition::Partition;
+use meridian_raft::{GroupId, NodeId};
+
+use super::oracle::Oracle;
+use super::profile::Profile;
+use super::workload::{self, Place, Stream};
+use crate::sim::Mutations;
+
+const PORT: u16 = 9000;
+const TIMING: Timing = Timing { heartbeat_ms: 50, election_min_ms: 150, election_max_ms: 300 };
+
+pub(super) type Shared<T> = Arc<Mutex<T>>;
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The simulated network's name of a node.
+pub(super) fn host(node: NodeId) -> String {
+    format!("node-{node}")
+}
+
+/// What a node's program shares with the run around it. It outlives the node's crashes.
+#[derive(Clone)]
+pub(super) struct Site {
+    pub node: NodeId,
+    pub seed: u64,
+    pub disk: SimDisk,
+    pub boots: Shared<u64>,
+    /// The running program's handles; empty while the node is down.
+    pub running: Shared<Running>,
+    pub oracle: Shared<Oracle>,
+    pub profile: Arc<Profile>,
+    pub streams: Arc<BTreeMap<GroupId, Arc<Stream>>>,
+    pub mutations: Mutations,
+}
+
+/// A node that is up.
+#[derive(Debug, Default)]
+pub(super) struct Running {
+    pub node: Option<Node>,
+    pub partitions: BTreeMap<GroupId, Partition>,
+}
+
+impl Site {
+    /// This node's replica, while it is up.
+    pub fn partition(&self, id: GroupId) -> Option<Partition> {
+        lock(&self.running).partitions.get(&id).cloned()
+    }
+
+    /// Partitions that this node leads.
+    pub fn leads(&self) -> Vec<GroupId> {
+        lock(&self.running).partitions.values().filter(|partition| partition.leadership().is_leader).map(Partition::id).collect()
+    }
+
+    fn config(&self) -> NodeConfig {
+        NodeConfig {
+            node_id: self.node,
+            data_dir: PathBuf::from("/data"),
+            peer_listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)),
+            peers: (1..=self.profile.nodes).map(|node| (node, format!("{}:{PORT}", host(node)))).collect(),
+            tls: None,
+            timing: TIMING,
+            fsync: !self.mutations.no_fsync,
+        }
+    }
+
+    /// The node's program: starts it with its replicas, and lets every workload act on each of them.
+    pub async fn live(self) -> turmoil::Result {
+        let boot = {
+            let mut boots = lock(&self.boots);
+            *boots += 1;
+            *boots
+        };
+        let env = Env::simulated(self.seed.wrapping_add(boot), self.disk.clone());
+        let node = Node::start(env, self.config()).await?;
+        lock(&self.running).node = Some(node.clone());
+        let mut works = Vec::new();
+        for spec in self.profile.partitions.iter().filter(|spec| spec.replicas.contains(&self.node)) {
+            let partition = node.open_partition(spec.clone()).await?;
+            lock(&self.running).partitions.insert(spec.id, partition.clone());
+            works.push(workload::act(Place { site: self.clone(), partition, stream: self.streams[&spec.id].clone() }));
+        }
+        futures_util::future::join_all(works).await;
+        Ok(())
+    }
+}
