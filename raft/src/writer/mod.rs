@@ -1,0 +1,207 @@
+//! The one I/O thread of a data folder: group commit of every log's appends, and the node's meta log.
+//!
+//! [`rounds`] is what the thread does, [`sync`] makes many files durable at once, [`meta`] is the file of the votes and commit indexes.
+//!
+//! A failed write or sync is final: every later job is answered with the error, because what a second sync would report is not to be believed.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::env::{Env, File};
+use crate::log::Flushed;
+
+mod meta;
+mod rounds;
+mod sync;
+
+use meta::{META_FIELD_BYTES_MAX, encode_meta, open_meta};
+use rounds::Rounds;
+
+/// Figures since start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WriterStats {
+    pub syncs: u64,
+    pub sync_us_sum: u64,
+    pub sync_us_max: u64,
+    pub bytes_written: u64,
+}
+
+/// Work that must not be mixed with its neighbours in a round (creating, cutting, removing files); syncs what it changes.
+pub(crate) type Task = Box<dyn FnOnce() -> io::Result<()> + Send>;
+
+pub(crate) enum Job {
+    Write {
+        file: Arc<dyn File>,
+        offset: u64,
+        parts: Vec<Bytes>,
+        done: Flushed,
+    },
+    /// The first file of a log. Many are made in one round and synced together, with the folders that name them, before any frame is written.
+    Create {
+        task: Task,
+        file: Arc<dyn File>,
+        folders: [PathBuf; 2],
+    },
+    /// Makes room for writes that follow. Whether it is durable matters as little as the zeros that it adds.
+    Reserve {
+        file: Arc<dyn File>,
+        bytes: u64,
+    },
+    Task {
+        task: Task,
+        done: Flushed,
+    },
+    Meta {
+        frame: Bytes,
+        done: Option<Flushed>,
+    },
+    Stop(oneshot::Sender<()>),
+}
+
+/// Handle to the writer; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Writer {
+    jobs: mpsc::UnboundedSender<Job>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    meta: Mutex<BTreeMap<Vec<u8>, Vec<u8>>>,
+    stats: Mutex<WriterStats>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn stopped() -> io::Error {
+    io::Error::other("the writer has stopped")
+}
+
+impl Writer {
+    /// Replays and compacts the meta log, then starts the I/O thread (in simulation: a task). `fsync` is false only in mutation tests.
+    pub fn start(env: &Env, data_dir: &Path, fsync: bool) -> io::Result<Writer> {
+        let (meta, meta_file, meta_end) = open_meta(&*env.disk, data_dir)?;
+        let (jobs, queue) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared { meta: Mutex::new(meta), stats: Mutex::default() });
+        let mut rounds = Rounds::new(shared.clone(), env.disk.clone(), meta_file, meta_end, fsync);
+        let disk = env.disk.clone();
+        if disk.is_simulated() {
+            tokio::spawn(async move {
+                let mut queue = queue;
+                while let Some(job) = queue.recv().await {
+                    let stop = rounds.take(job, &mut queue);
+                    disk.sync_delay().await;
+                    rounds.finish(false);
+                    if let Some(stop) = stop {
+                        let _ = stop.send(());
+                        break;
+                    }
+                }
+            });
+        } else {
+            std::thread::Builder::new().name("log-writer".to_owned()).spawn(move || {
+                let mut queue = queue;
+                while let Some(job) = queue.blocking_recv() {
+                    let stop = rounds.take(job, &mut queue);
+                    rounds.finish(true);
+                    if let Some(stop) = stop {
+                        let _ = stop.send(());
+                        break;
+                    }
+                }
+            })?;
+        }
+        Ok(Writer { jobs, shared })
+    }
+
+    pub(crate) fn queue(&self, job: Job) -> io::Result<()> {
+        self.jobs.send(job).map_err(|_| stopped())
+    }
+
+    /// The value as of open, or saved since (perhaps not yet durable).
+    pub fn meta(&self, key: Vec<u8>) -> Option<Vec<u8>> {
+        lock(&self.shared.meta).get(&key).cloned()
+    }
+
+    /// Saves (None: deletes); resolves once durable. In order with appends queued before.
+    pub fn save_meta(&self, key: Vec<u8>, value: Option<Vec<u8>>) -> BoxFuture<'static, io::Result<()>> {
+        let (done, outcome) = oneshot::channel();
+        let done: Flushed = Box::new(move |result| {
+            let _ = done.send(result);
+        });
+        let queued = self.queue_meta(key, value, Some(done));
+        async move {
+            queued?;
+            outcome.await.map_err(|_| stopped())?
+        }
+        .boxed()
+    }
+
+    /// Saves with the next group commit, without a sync of its own.
+    pub fn save_meta_lazily(&self, key: Vec<u8>, value: Vec<u8>) {
+        // A writer that has stopped loses lazily saved values; that is what lazily means.
+        let _ = self.queue_meta(key, Some(value), None);
+    }
+
+    fn queue_meta(&self, key: Vec<u8>, value: Option<Vec<u8>>, done: Option<Flushed>) -> io::Result<()> {
+        if key.len() > META_FIELD_BYTES_MAX || value.as_ref().is_some_and(|value| value.len() > META_FIELD_BYTES_MAX) {
+            return Err(io::Error::other("a meta field is too long"));
+        }
+        let frame = encode_meta(&key, value.as_deref());
+        // Queued under the lock, so that memory and file agree on the order.
+        let mut meta = lock(&self.shared.meta);
+        self.queue(Job::Meta { frame, done })?;
+        match value {
+            Some(value) => meta.insert(key, value),
+            None => meta.remove(&key),
+        };
+        Ok(())
+    }
+
+    /// Removes a folder and what is in it, behind everything queued before.
+    pub(crate) fn remove_dir(&self, env: &Env, dir: PathBuf) -> BoxFuture<'static, io::Result<()>> {
+        let disk = env.disk.clone();
+        let task: Task = Box::new(move || {
+            if disk.exists(&dir) {
+                disk.remove_dir_all(&dir)?;
+                dir.parent().map_or(Ok(()), |parent| disk.sync_dir(parent))?;
+            }
+            Ok(())
+        });
+        let (sender, outcome) = oneshot::channel();
+        let done: Flushed = Box::new(move |result| {
+            let _ = sender.send(result);
+        });
+        let queued = self.queue(Job::Task { task, done });
+        async move {
+            queued?;
+            outcome.await.map_err(|_| stopped())?
+        }
+        .boxed()
+    }
+
+    pub fn stats(&self) -> WriterStats {
+        *lock(&self.shared.stats)
+    }
+
+    /// Finishes what is queued and ends the thread.
+    pub fn stop(&self) -> BoxFuture<'static, ()> {
+        let (sender, stopped) = oneshot::channel();
+        let queued = self.queue(Job::Stop(sender));
+        async move {
+            if queued.is_ok() {
+                let _ = stopped.await;
+            }
+        }
+        .boxed()
+    }
+}
