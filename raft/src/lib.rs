@@ -14,6 +14,7 @@ pub mod log;
 pub mod node;
 pub mod partition;
 mod peer;
+pub mod repair;
 pub mod writer;
 
 /// Number of a node within its region, from 1.

@@ -25,8 +25,11 @@ use crate::partition::{Leadership, Partition, PartitionSpec};
 use crate::peer::client::Peers;
 use crate::peer::frame::{self, Kind};
 use crate::peer::server;
+use crate::repair::{self, Repair};
 use crate::writer::{Writer, WriterStats};
 use crate::{GroupId, NodeId};
+
+mod repairs;
 
 const CONTROLLER_SEGMENT_BYTES: u64 = 16 << 20;
 /// How often a node repeats which groups it leads.
@@ -81,6 +84,9 @@ pub enum NodeError {
     Log(#[from] LogError),
     #[error("raft: {0}")]
     Raft(String),
+    /// It takes no part in its group until it has been repaired, which goes on by itself.
+    #[error("the replica is damaged and being repaired from its peers: {0}")]
+    Damaged(String),
 }
 
 /// Figures for telemetry, all since start unless a unit says otherwise.
@@ -124,6 +130,8 @@ struct Inner {
     control: RwLock<Option<Control>>,
     /// Who led what when it was last heard: group → node and epoch.
     heard: Mutex<BTreeMap<GroupId, (NodeId, i32)>>,
+    repairs: Mutex<BTreeMap<GroupId, Repair>>,
+    repair_counters: Arc<repair::Counters>,
     elections: AtomicU64,
     tasks: Mutex<Vec<AbortHandle>>,
     address: SocketAddr,
@@ -170,6 +178,8 @@ impl Node {
             partitions: RwLock::default(),
             control: RwLock::default(),
             heard: Mutex::default(),
+            repairs: Mutex::default(),
+            repair_counters: Arc::default(),
             elections: AtomicU64::new(0),
             tasks: Mutex::default(),
             address,
@@ -231,15 +241,24 @@ impl Node {
         if let Some(control) = &*read(&self.inner.control) {
             return Ok(control.clone());
         }
-        let plan = Plan {
+        let plan = || Plan {
             id: GroupId::CONTROLLER,
             directory: self.directory(GroupId::CONTROLLER),
             voters: self.inner.config.peers.keys().copied().collect(),
             segment_bytes: CONTROLLER_SEGMENT_BYTES,
-            host: Host::Control(machine),
+            host: Host::Control(machine.clone()),
             mirror: false,
         };
-        let group = self.start_group(plan).await?;
+        if let Some(reason) = repair::mark(&self.inner.writer, GroupId::CONTROLLER) {
+            self.mend_controller(reason).await?;
+        }
+        let group = match self.start_group(plan()).await {
+            Err(NodeError::Log(error)) if error.is_damage() => {
+                self.mend_controller(error.to_string()).await?;
+                self.start_group(plan()).await?
+            }
+            started => started?,
+        };
         let control = Control::new(group, self.inner.peers.clone(), self.inner.config.node_id);
         *write(&self.inner.control) = Some(control.clone());
         Ok(control)
@@ -251,6 +270,7 @@ impl Node {
         if let Some(partition) = self.partition(spec.id) {
             return Ok(partition);
         }
+        self.refuse_damaged(&spec).await?;
         let producers = Arc::new(Mutex::new(Producers::default()));
         let plan = Plan {
             id: spec.id,
@@ -260,7 +280,10 @@ impl Node {
             host: Host::Partition(producers.clone()),
             mirror: spec.mirror,
         };
-        let group = self.start_group(plan).await?;
+        let group = match self.start_group(plan).await {
+            Err(NodeError::Log(error)) if error.is_damage() => return Err(self.quarantine(spec, error.to_string()).await),
+            started => started?,
+        };
         let partition = Partition::new(spec, group, producers);
         write(&self.inner.partitions).insert(partition.id(), partition.clone());
         Ok(partition)
@@ -287,6 +310,7 @@ impl Node {
         if let Some(partition) = removed {
             partition.group().stop().await;
         }
+        self.abandon_repair(id).await?;
         lock(&self.inner.heard).remove(&id);
         self.inner.writer.remove_dir(&self.inner.env, self.directory(id)).await?;
         for key in meta_keys(id) {
@@ -380,6 +404,7 @@ impl Node {
     /// Hands every leadership over, flushes, and stops. Idempotent.
     pub async fn shutdown(&self) {
         self.hand_over().await;
+        self.cancel_repairs();
         futures_util::future::join_all(self.groups().iter().map(Group::stop)).await;
         write(&self.inner.partitions).clear();
         *write(&self.inner.control) = None;

@@ -188,6 +188,7 @@ impl Group {
     pub async fn start(around: Surroundings<'_>, plan: Plan) -> Result<Group, NodeError> {
         let Plan { id, directory, voters, segment_bytes, host, mirror } = plan;
         let log = Log::open(around.env, around.writer, &directory, LogSettings { group: id, segment_bytes })?;
+        storage::require_whole(&log, around.writer, id)?;
         let storage = GroupStorage::new(id, log.clone(), around.writer.clone());
         let (machine, watched) = GroupMachine::new(host, log.start_offset());
         let network = NetworkFactory { group: id, peers: around.peers.clone() };
@@ -226,6 +227,16 @@ impl Group {
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.inner.leadership.clone()
     }
+    /// The term in which this node leads and has committed an entry; None where it does not.
+    pub fn leading_term(&self) -> Option<u64> {
+        if !self.inner.leadership.borrow().is_leader {
+            return None;
+        }
+        let server = self.inner.raft.server_metrics();
+        let server = server.borrow_watched();
+        (server.state == ServerState::Leader && server.current_leader == Some(self.inner.node_id)).then(|| server.vote.leader_id().term)
+    }
+
     /// Queues a proposal; proposals are appended in the order of the calls. The receiver fails when the group stops.
     pub fn submit(&self, proposal: Proposal) -> tokio::sync::oneshot::Receiver<ClientWriteResult<Types>> {
         let (responder, outcome) = WriteResponder::complete_only();

@@ -11,10 +11,10 @@ use openraft::type_config::alias::{EntryOf, LogIdOf, VoteOf};
 use openraft::{EntryPayload, LogId};
 
 use super::{APPEND_BYTES_MAX, Proposal, Types};
-use crate::GroupId;
 use crate::batch::BatchHeader;
-use crate::log::{EntryHead, FrameKind, Log, LogEntry};
+use crate::log::{EntryHead, FrameKind, Log, LogEntry, LogError};
 use crate::writer::Writer;
+use crate::{GroupId, repair};
 
 /// Heads read at once for apply.
 const HEADS_MAX: u64 = 1024;
@@ -33,7 +33,7 @@ fn invalid(what: &'static str) -> io::Error {
 }
 
 /// Key of one group's datum in the meta log.
-fn meta_key(kind: u8, group: GroupId) -> Vec<u8> {
+pub(crate) fn meta_key(kind: u8, group: GroupId) -> Vec<u8> {
     let mut key = vec![kind];
     key.extend(group.topic.as_bytes());
     key.extend(group.partition.to_be_bytes());
@@ -48,8 +48,26 @@ fn committed_key(group: GroupId) -> Vec<u8> {
 }
 
 /// The keys to forget with a group.
-pub(crate) fn meta_keys(group: GroupId) -> [Vec<u8>; 2] {
-    [vote_key(group), committed_key(group)]
+pub(crate) fn meta_keys(group: GroupId) -> [Vec<u8>; 3] {
+    [vote_key(group), committed_key(group), repair::mark_key(group)]
+}
+
+/// The vote as last saved.
+pub(crate) fn stored_vote(writer: &Writer, group: GroupId) -> io::Result<Option<VoteOf<Types>>> {
+    Ok(writer.meta(vote_key(group)).map(|bytes| serde_json::from_slice(&bytes)).transpose()?)
+}
+
+/// Where the committed index's value tells the last entry that was both committed and durable.
+const HELD_AT: usize = 16;
+
+/// Refuses a log that lacks what it held durably: it is no torn tail, and must neither vote nor serve.
+pub(crate) fn require_whole(log: &Log, writer: &Writer, group: GroupId) -> Result<(), LogError> {
+    let held = writer.meta(committed_key(group)).and_then(|value| Some(u64::from_be_bytes(*value.get(HELD_AT..)?.first_chunk()?)));
+    let next = log.indexes().end;
+    match held {
+        Some(held) if next <= held => Err(LogError::Short { next, held }),
+        _ => Ok(()),
+    }
 }
 
 impl GroupStorage {
@@ -167,7 +185,7 @@ impl RaftLogReader<Types> for GroupStorage {
     async fn read_vote(&mut self) -> Result<Option<VoteOf<Types>>, io::Error> {
         let mut cached = self.vote.lock().unwrap_or_else(PoisonError::into_inner);
         if cached.is_none() {
-            *cached = self.writer.meta(vote_key(self.group)).map(|bytes| serde_json::from_slice(&bytes)).transpose()?;
+            *cached = stored_vote(&self.writer, self.group)?;
         }
         Ok(*cached)
     }
@@ -195,6 +213,10 @@ impl RaftLogStorage<Types> for GroupStorage {
         if let Some(committed) = committed {
             let mut value = committed.leader_id.term.to_be_bytes().to_vec();
             value.extend(committed.index.to_be_bytes());
+            // What is committed is never cut again; what is flushed survives a power cut. Of both together no trace may ever be missing.
+            if let Some(held) = self.log.flushed_next().checked_sub(1).map(|flushed| flushed.min(committed.index)) {
+                value.extend(held.to_be_bytes());
+            }
             self.writer.save_meta_lazily(committed_key(self.group), value);
         }
         Ok(())

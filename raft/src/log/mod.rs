@@ -19,6 +19,7 @@ mod frame;
 mod lookup;
 mod read;
 mod recovery;
+pub(crate) mod salvage;
 mod segment;
 mod state;
 mod truncate;
@@ -102,6 +103,16 @@ pub enum LogError {
     /// Valid frames follow damaged ones, so this is not a torn tail: the replica must neither serve nor vote from it.
     #[error("{path} is corrupt at byte {position}: {reason}")]
     Corrupt { path: PathBuf, position: u64, reason: &'static str },
+    /// Entries that were durable here are gone: a file was cut, deleted or replaced by an older one.
+    #[error("the log ends before index {held}, which it held durably: it goes on at {next}")]
+    Short { next: u64, held: u64 },
+}
+
+impl LogError {
+    /// Whether the bytes are at fault, so that only peers can help.
+    pub fn is_damage(&self) -> bool {
+        !matches!(self, LogError::Io(_))
+    }
 }
 
 /// Called once, when an append is durable or has failed for good.
@@ -135,6 +146,11 @@ impl Log {
         state.flushed_next = state.next_index();
         let inner = Inner { env: env.clone(), writer: writer.clone(), dir: dir.to_owned(), settings, state: Mutex::new(state) };
         Ok(Log { inner: Arc::new(inner) })
+    }
+
+    /// First index not known to be durable.
+    pub(crate) fn flushed_next(&self) -> u64 {
+        self.state().flushed_next
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

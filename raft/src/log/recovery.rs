@@ -26,7 +26,8 @@ pub(super) fn recover(env: &Env, state: &mut State, path: &Path, group: GroupId,
         }
         return Err(corrupt(0, "segment header"));
     };
-    let continues = state.segments.is_empty() || (state.next_index(), state.next_offset) == (base_index, base_offset);
+    // The first begins where a log begins.
+    let continues = (state.next_index(), state.next_offset) == (base_index, base_offset);
     if !continues {
         return Err(corrupt(0, "segment does not continue the one before"));
     }

@@ -32,6 +32,8 @@ pub(crate) enum Kind {
     Propose = 5,
     /// Which groups the sender leads; not answered.
     Leaders = 6,
+    /// A damaged replica asks for entries.
+    Repair = 20,
     Answer = 100,
 }
 
@@ -111,6 +113,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             4 => Kind::Transfer,
             5 => Kind::Propose,
             6 => Kind::Leaders,
+            20 => Kind::Repair,
             100 => Kind::Answer,
             _ => return Err(malformed()),
         };
@@ -164,7 +167,7 @@ fn optional_log_id(bytes: &mut Bytes) -> Option<Option<LogIdOf<Types>>> {
 }
 
 /// Kinds in a frame of entries are those of the log's frames.
-fn frame_kind(kind: u8) -> Option<FrameKind> {
+pub(crate) fn frame_kind(kind: u8) -> Option<FrameKind> {
     Some(match kind {
         0 => FrameKind::Blank,
         1 => FrameKind::Membership,

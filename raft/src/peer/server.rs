@@ -21,7 +21,7 @@ use super::identity;
 use crate::env::{Listener, Stream};
 use crate::group::{Group, Types};
 use crate::node::{Node, NodeWeak, PeerTls};
-use crate::{GroupId, NodeId};
+use crate::{GroupId, NodeId, repair};
 
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// Connections accepted at once, handshakes included.
@@ -149,7 +149,7 @@ async fn receive(
                 host.heard_leaders(sender, led);
             }
             Kind::Answer => return Err(frame::malformed()),
-            Kind::Vote | Kind::PreVote | Kind::Transfer | Kind::Propose => {
+            Kind::Vote | Kind::PreVote | Kind::Transfer | Kind::Propose | Kind::Repair => {
                 let Ok(call) = calls.clone().acquire_owned().await else { return Ok(()) };
                 let answers = answers.clone();
                 tasks.spawn(async move {
@@ -208,6 +208,9 @@ async fn answer(host: &Node, frame: Frame) -> Result<Vec<u8>, String> {
         return host.propose_for_peer(frame.body.to_vec()).await;
     }
     let group = host.group(frame.group).ok_or("no such group here")?;
+    if frame.kind == Kind::Repair {
+        return repair::answer::answer(&group, frame.body).map(Vec::from);
+    }
     let raft = group.raft();
     let encoded = match frame.kind {
         Kind::Vote => {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
 const PATIENCE: Duration = Duration::from_secs(20);
-const SEGMENT_BYTES: u64 = 64 << 20;
+const SEGMENT_BYTES: u64 = 16 << 10;
 const GROUP: GroupId = GroupId { topic: uuid::Uuid::from_u128(42), partition: 3 };
 
 /// Remembers every command in order.
@@ -149,7 +150,13 @@ impl Region {
         let (node, control, partition) = runtime.block_on(async move {
             let node = Node::start(Env::real(), config).await?;
             let control = node.open_controller(machine).await?;
-            let partition = node.open_partition(spec).await?;
+            let begun = Instant::now();
+            let partition = loop {
+                match node.open_partition(spec.clone()).await {
+                    Err(NodeError::Damaged(_)) if begun.elapsed() < PATIENCE => tokio::time::sleep(Duration::from_millis(20)).await,
+                    opened => break opened?,
+                }
+            };
             Ok::<_, NodeError>((node, control, partition))
         })?;
         self.running.insert(node_id, Running { runtime, node, partition, control, journal });
@@ -245,7 +252,28 @@ impl Region {
     }
 
     pub fn has_log_files(&self, node: NodeId) -> bool {
-        self.folders[&node].path().join("logs").join(format!("{}-{}", GROUP.topic, GROUP.partition)).exists()
+        self.log_folder(node).exists()
+    }
+
+    fn log_folder(&self, node: NodeId) -> PathBuf {
+        self.folders[&node].path().join("logs").join(format!("{}-{}", GROUP.topic, GROUP.partition))
+    }
+
+    /// The partition's segments on a node's disk, in order.
+    pub fn segments(&self, node: NodeId) -> Vec<PathBuf> {
+        let files = std::fs::read_dir(self.log_folder(node)).expect("a folder").map(|entry| entry.expect("an entry").path());
+        let mut segments: Vec<PathBuf> = files.filter(|path| path.extension().is_some_and(|end| end == "log")).collect();
+        segments.sort();
+        segments
+    }
+
+    /// How many replicas a node has brought back since it was started.
+    pub fn repaired(&self, node: NodeId) -> u64 {
+        self.running[&node].node.repair_stats().repaired
+    }
+
+    pub fn keeps_damaged_files(&self, node: NodeId) -> bool {
+        self.log_folder(node).with_extension("damaged").exists()
     }
 }
 

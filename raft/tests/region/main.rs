@@ -1,6 +1,7 @@
 //! A region of three nodes on real disks and real mutual TLS, through the crate's public face. A node is killed by dropping its runtime: nothing
 //! is flushed, nobody is told.
 
+mod damage;
 mod harness;
 
 use std::time::Duration;

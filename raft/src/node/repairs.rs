@@ -1,0 +1,175 @@
+//! The damaged replicas of a node: closed, marked, mended, opened again.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::{oneshot, watch};
+
+use super::{CONTROLLER_SEGMENT_BYTES, Node, NodeError, NodeWeak, lock};
+use crate::GroupId;
+use crate::partition::PartitionSpec;
+use crate::repair::task::Task;
+use crate::repair::{self, DamagedReplica, Progress, Repair, RepairStats};
+
+impl Node {
+    /// Replicas that take no part in their groups until they have been repaired.
+    pub fn damaged(&self) -> Vec<DamagedReplica> {
+        lock(&self.inner.repairs).iter().map(|(id, repair)| repair.seen(*id)).collect()
+    }
+
+    pub fn is_being_repaired(&self, id: GroupId) -> bool {
+        lock(&self.inner.repairs).contains_key(&id)
+    }
+
+    pub fn repair_stats(&self) -> RepairStats {
+        self.inner.repair_counters.stats()
+    }
+
+    /// The most that one replica's repair takes from its peers.
+    pub fn limit_repairs(&self, bytes_per_s: u64) {
+        self.inner.repair_counters.bytes_per_s.store(bytes_per_s, Ordering::Relaxed);
+    }
+
+    fn aside(&self, id: GroupId) -> PathBuf {
+        self.directory(id).with_extension("damaged")
+    }
+
+    /// Refuses to open what is being repaired, or has to be since an earlier life of this process.
+    pub(super) async fn refuse_damaged(&self, spec: &PartitionSpec) -> Result<(), NodeError> {
+        if let Some(repair) = lock(&self.inner.repairs).get(&spec.id) {
+            return Err(NodeError::Damaged(repair.reason.clone()));
+        }
+        match repair::mark(&self.inner.writer, spec.id) {
+            Some(reason) => Err(self.quarantine(spec.clone(), reason).await),
+            None => Ok(()),
+        }
+    }
+
+    /// Marks a replica that is not running as damaged, and begins its repair; what to answer whoever wanted to open it.
+    pub(super) async fn quarantine(&self, spec: PartitionSpec, reason: String) -> NodeError {
+        let id = spec.id;
+        if let Err(error) = repair::set_mark(&self.inner.writer, id, &reason).await {
+            return error.into();
+        }
+        tracing::error!(topic = %id.topic, partition = id.partition, reason, "a replica is damaged: it takes no part until its peers have repaired it");
+        self.inner.repair_counters.found.fetch_add(1, Ordering::Relaxed);
+        let (task, repair, cancelled, ended) = self.repair(id, spec.replicas.clone(), spec.settings.segment_bytes, &reason);
+        lock(&self.inner.repairs).insert(id, repair);
+        let weak = NodeWeak(Arc::downgrade(&self.inner));
+        self.inner.runtime.spawn(async move {
+            let mended = task.run(cancelled).await;
+            drop(ended);
+            if let Some(node) = weak.upgrade().filter(|_| mended) {
+                node.open_again(spec).await;
+            }
+        });
+        NodeError::Damaged(reason)
+    }
+
+    fn repair(
+        &self,
+        id: GroupId,
+        voters: Vec<u64>,
+        segment_bytes: u64,
+        reason: &str,
+    ) -> (Task, Repair, watch::Receiver<bool>, oneshot::Sender<()>) {
+        let progress = Arc::<Progress>::default();
+        let task = Task {
+            env: self.inner.env.clone(),
+            writer: self.inner.writer.clone(),
+            peers: self.inner.peers.clone(),
+            node: NodeWeak(Arc::downgrade(&self.inner)),
+            group: id,
+            voters: voters.into_iter().filter(|voter| *voter != self.inner.config.node_id).collect(),
+            directory: self.directory(id),
+            aside: self.aside(id),
+            segment_bytes,
+            counters: self.inner.repair_counters.clone(),
+            progress: progress.clone(),
+        };
+        let (cancel, cancelled) = watch::channel(false);
+        let (ended, end) = oneshot::channel();
+        (task, Repair { reason: reason.to_owned(), progress, cancel, end }, cancelled, ended)
+    }
+
+    /// Boxed, because opening may begin a repair.
+    fn open_again(&self, spec: PartitionSpec) -> BoxFuture<'static, ()> {
+        let (node, id) = (self.clone(), spec.id);
+        async move {
+            match node.unmark(id).await {
+                Ok(true) => {}
+                // Deleted meanwhile.
+                Ok(false) => return,
+                Err(error) => {
+                    tracing::error!(topic = %id.topic, partition = id.partition, %error, "a repaired replica stays closed");
+                    return;
+                }
+            }
+            match node.open_partition(spec).await {
+                Ok(_) => node.repaired(id).await,
+                Err(error) => {
+                    tracing::error!(topic = %id.topic, partition = id.partition, %error, "a repaired replica cannot be opened");
+                }
+            }
+        }
+        .boxed()
+    }
+
+    /// False where the replica was deleted, and its mark with it.
+    async fn unmark(&self, id: GroupId) -> io::Result<bool> {
+        let _changing = self.changing(id).await;
+        if lock(&self.inner.repairs).remove(&id).is_none() {
+            return Ok(false);
+        }
+        self.inner.writer.save_meta(repair::mark_key(id), None).await.map(|()| true)
+    }
+
+    /// What was kept of the damage is no longer needed: the log has been read whole since.
+    async fn repaired(&self, id: GroupId) {
+        self.inner.repair_counters.repaired.fetch_add(1, Ordering::Relaxed);
+        tracing::info!(topic = %id.topic, partition = id.partition, "a damaged replica has been repaired");
+        if let Err(error) = self.inner.writer.remove_dir(&self.inner.env, self.aside(id)).await {
+            tracing::warn!(topic = %id.topic, partition = id.partition, %error, "the damaged files stay");
+        }
+    }
+
+    /// Mends the controller's log before it is opened; returns when its group can be started.
+    pub(super) async fn mend_controller(&self, reason: String) -> Result<(), NodeError> {
+        let id = GroupId::CONTROLLER;
+        repair::set_mark(&self.inner.writer, id, &reason).await?;
+        tracing::error!(reason, "the controller's replica is damaged: this node waits until its peers have repaired it");
+        self.inner.repair_counters.found.fetch_add(1, Ordering::Relaxed);
+        let voters = self.inner.config.peers.keys().copied().collect();
+        let (task, repair, cancelled, _ended) = self.repair(id, voters, CONTROLLER_SEGMENT_BYTES, &reason);
+        lock(&self.inner.repairs).insert(id, repair);
+        let mended = task.run(cancelled).await;
+        lock(&self.inner.repairs).remove(&id);
+        if !mended {
+            return Err(NodeError::Damaged(reason));
+        }
+        self.inner.writer.save_meta(repair::mark_key(id), None).await?;
+        self.repaired(id).await;
+        Ok(())
+    }
+
+    /// Ends a replica's repair, if there is one, before its files go.
+    pub(super) async fn abandon_repair(&self, id: GroupId) -> Result<(), NodeError> {
+        let repair = lock(&self.inner.repairs).remove(&id);
+        if let Some(Repair { cancel, end, .. }) = repair {
+            cancel.send_replace(true);
+            // Ends without a word.
+            let _ = end.await;
+        }
+        Ok(self.inner.writer.remove_dir(&self.inner.env, self.aside(id)).await?)
+    }
+
+    pub(super) fn cancel_repairs(&self) {
+        lock(&self.inner.repairs).values().for_each(|repair| {
+            repair.cancel.send_replace(true);
+        });
+    }
+}

@@ -1,0 +1,36 @@
+//! The sound side of a repair: a leader answers from its own log, every checksum verified as it reads.
+
+use bytes::Bytes;
+
+use super::wire::{ANSWER_BYTES_MAX, Question, Reply};
+use crate::group::Group;
+use crate::log::LogPosition;
+
+/// What this replica says to a damaged one. An error: it cannot say.
+pub(crate) fn answer(group: &Group, question: Bytes) -> Result<Bytes, String> {
+    let question = Question::decode(question).ok_or("malformed question")?;
+    Ok(reply(group, question)?.encode())
+}
+
+fn reply(group: &Group, question: Question) -> Result<Reply, String> {
+    let not_leading = || Reply::NotLeading { leader: group.leadership().borrow().leader };
+    let Some(term) = group.leading_term().filter(|term| *term >= question.term_min) else { return Ok(not_leading()) };
+    let log = group.log();
+    let (held, last) = (log.indexes(), log.last());
+    let from = question.after.map_or(0, |after| after.index.saturating_add(1));
+    if from < held.start {
+        return Ok(Reply::Begins { index: held.start });
+    }
+    if let Some(LogPosition { term, index }) = question.after {
+        let head = log.heads(index..index.saturating_add(1)).map_err(|error| error.to_string())?;
+        if head.first().is_none_or(|head| head.term != term || head.index != index) {
+            return Ok(Reply::Differs);
+        }
+    }
+    let entries = log.entries(from..u64::MAX, ANSWER_BYTES_MAX).map_err(|error| error.to_string())?;
+    // Read under no lock: a leadership that ended meanwhile may have truncated what was read.
+    if group.leading_term() != Some(term) {
+        return Ok(not_leading());
+    }
+    Ok(Reply::Entries { term, last, entries })
+}

@@ -1,0 +1,223 @@
+//! One replica's repair: from the sound prefix of its log to all that it may ever have acknowledged.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+
+use super::wire::{Question, Reply};
+use super::{Counters, Progress};
+use crate::batch::Batch;
+use crate::env::Env;
+use crate::group::storage::stored_vote;
+use crate::log::{FrameKind, Log, LogEntry, LogError, LogPosition, LogSettings, salvage};
+use crate::node::NodeWeak;
+use crate::peer::client::Peers;
+use crate::peer::frame::{Kind, Request};
+use crate::writer::Writer;
+use crate::{GroupId, NodeId};
+
+/// One question to one peer.
+const QUESTION_DEADLINE: Duration = Duration::from_secs(10);
+/// Between two attempts while no leader answers.
+const AGAIN: Duration = Duration::from_millis(200);
+const AGAIN_MAX: Duration = Duration::from_secs(2);
+
+/// Why a repair cannot go on just now.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Pause {
+    #[error("the disk: {0}")]
+    Disk(#[from] io::Error),
+    #[error("the log: {0}")]
+    Log(#[from] LogError),
+    #[error("no leader of the partition answers")]
+    NoLeader,
+    #[error("node {0} sent entries that do not continue the log")]
+    Unfit(NodeId),
+    #[error("the peers' logs begin at index {0}, behind what is held here")]
+    Purged(u64),
+}
+
+/// All that one repair needs.
+#[derive(Clone)]
+pub(crate) struct Task {
+    pub env: Env,
+    pub writer: Writer,
+    pub peers: Peers,
+    pub node: NodeWeak,
+    pub group: GroupId,
+    /// Who may lead the group; this node may be among them.
+    pub voters: Vec<NodeId>,
+    pub directory: PathBuf,
+    /// Where damaged files are kept until the repair is over.
+    pub aside: PathBuf,
+    pub segment_bytes: u64,
+    pub counters: Arc<Counters>,
+    pub progress: Arc<Progress>,
+}
+
+impl Task {
+    /// True once the log holds all that it has to; false when `cancelled` came first. The mark is still set.
+    pub async fn run(&self, mut cancelled: watch::Receiver<bool>) -> bool {
+        let mut pause = AGAIN;
+        loop {
+            if *cancelled.borrow() {
+                return false;
+            }
+            // Not to be left halfway: it moves files.
+            let outcome = match self.salvage().await {
+                Ok(()) => tokio::select! {
+                    biased;
+                    _ = cancelled.wait_for(|cancelled| *cancelled) => return false,
+                    outcome = self.fetch() => outcome,
+                },
+                Err(error) => Err(error.into()),
+            };
+            let reason = match outcome {
+                Ok(()) => return true,
+                Err(reason) => reason.to_string(),
+            };
+            tracing::debug!(topic = %self.group.topic, partition = self.group.partition, reason, "the repair of a replica waits");
+            self.progress.waits(Some(reason));
+            tokio::select! {
+                biased;
+                _ = cancelled.wait_for(|cancelled| *cancelled) => return false,
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 2).min(AGAIN_MAX);
+        }
+    }
+
+    async fn salvage(&self) -> io::Result<()> {
+        let Task { env, group, directory, aside, .. } = self.clone();
+        let simulated = env.disk.is_simulated();
+        let work = move || salvage::keep_sound_prefix(&env, group, &directory, &aside);
+        if simulated {
+            return work();
+        }
+        tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+    }
+
+    async fn fetch(&self) -> Result<(), Pause> {
+        let log =
+            Log::open(&self.env, &self.writer, &self.directory, LogSettings { group: self.group, segment_bytes: self.segment_bytes })?;
+        let mut source = Source { task: self, last_good: None };
+        // The leader's term, and its last entry when it was first asked in that term.
+        let mut target: Option<(u64, Option<LogPosition>)> = None;
+        let mut step_back = 1;
+        loop {
+            let after = log.last();
+            self.progress.next_index.store(after.map_or(0, |after| after.index + 1), Ordering::Relaxed);
+            let floor = stored_vote(&self.writer, self.group)?.map_or(0, |vote| vote.leader_id().term);
+            let term_min = target.map_or(floor, |(term, _)| term.max(floor));
+            let (peer, reply) = source.ask(Question { after, term_min }).await?;
+            match reply {
+                Reply::Entries { term, last, entries } => {
+                    if target.is_none_or(|(known, _)| known != term) {
+                        target = Some((term, last));
+                        self.progress.target_index.store(last.map_or(0, |last| last.index), Ordering::Relaxed);
+                        self.progress.target_known.store(true, Ordering::Relaxed);
+                    }
+                    self.progress.waits(None);
+                    let reached =
+                        |log: &Log| target.is_some_and(|(_, target)| log.last().map(|last| last.index) >= target.map(|last| last.index));
+                    if entries.is_empty() && !reached(&log) {
+                        return Err(Pause::Unfit(peer));
+                    }
+                    self.take(&log, peer, term, entries).await?;
+                    step_back = 1;
+                    if reached(&log) {
+                        return Ok(());
+                    }
+                }
+                Reply::Differs => {
+                    // What differs was never committed. Of long differences little more is dropped than has to be.
+                    let keep = after.and_then(|after| after.index.checked_sub(step_back));
+                    log.truncate_after(keep.filter(|keep| *keep >= log.indexes().start)).await?;
+                    step_back = step_back.saturating_mul(2);
+                }
+                Reply::Begins { index } => return Err(Pause::Purged(index)),
+                Reply::NotLeading { .. } => return Err(Pause::NoLeader),
+            }
+        }
+    }
+
+    /// Appends what a leader of `term` sent, durably, after it has been found to continue the log.
+    async fn take(&self, log: &Log, peer: NodeId, term: u64, entries: Vec<LogEntry>) -> Result<(), Pause> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        if !continues(log, term, &entries) {
+            return Err(Pause::Unfit(peer));
+        }
+        let bytes: u64 = entries.iter().map(|entry| entry.payload.len() as u64).sum();
+        let (sender, flushed) = oneshot::channel();
+        let done = Box::new(move |result| {
+            let _ = sender.send(result);
+        });
+        log.append(entries, done)?;
+        flushed.await.map_err(io::Error::other)??;
+        self.progress.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.counters.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let rate = self.counters.bytes_per_s.load(Ordering::Relaxed).max(1);
+        tokio::time::sleep(Duration::from_micros(bytes.saturating_mul(1_000_000) / rate)).await;
+        Ok(())
+    }
+}
+
+/// Whether entries follow on the log in index, term and offset, and every batch's own checksum holds. What did not would be stamped anew.
+fn continues(log: &Log, leader_term: u64, entries: &[LogEntry]) -> bool {
+    let last = log.last();
+    let (mut index, mut term) = (last.map_or(0, |last| last.index + 1), last.map_or(0, |last| last.term));
+    let mut offset = log.next_offset();
+    entries.iter().all(|entry| {
+        let ordered = entry.index == index && (term..=leader_term).contains(&entry.term) && entry.append_time_us > 0;
+        (index, term) = (index.saturating_add(1), entry.term);
+        let batch = match entry.kind {
+            FrameKind::Batch | FrameKind::Mirrored => match Batch::validate(entry.payload.clone()) {
+                Ok(batch) => *batch.header(),
+                Err(_) => return false,
+            },
+            _ => return ordered,
+        };
+        let epoch_fits = entry.kind == FrameKind::Mirrored || u64::try_from(batch.leader_epoch).is_ok_and(|epoch| epoch == entry.term);
+        let placed = batch.base_offset == offset && epoch_fits;
+        offset = batch.base_offset.saturating_add(i64::from(batch.last_offset_delta)).saturating_add(1);
+        ordered && placed
+    })
+}
+
+/// The peers, the one that answered last first.
+struct Source<'a> {
+    task: &'a Task,
+    last_good: Option<NodeId>,
+}
+
+impl Source<'_> {
+    async fn ask(&mut self, question: Question) -> Result<(NodeId, Reply), Pause> {
+        let heard = self.task.node.upgrade().and_then(|node| node.leader_of(self.task.group)).map(|(leader, _)| leader);
+        let mut order: Vec<NodeId> = self.last_good.into_iter().chain(heard).collect();
+        order.extend(self.task.voters.iter().copied());
+        let mut asked = Vec::new();
+        for peer in order {
+            if asked.contains(&peer) {
+                continue;
+            }
+            asked.push(peer);
+            let request = Request { kind: Kind::Repair, group: self.task.group, body: vec![question.encode()] };
+            let Ok(answer) = self.task.peers.call(peer, request, QUESTION_DEADLINE).await else { continue };
+            match Reply::decode(answer) {
+                Some(Reply::NotLeading { .. }) | None => {}
+                Some(reply) => {
+                    self.last_good = Some(peer);
+                    return Ok((peer, reply));
+                }
+            }
+        }
+        self.last_good = None;
+        Err(Pause::NoLeader)
+    }
+}
