@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream;
 use meridian_raft::GroupId;
-use meridian_raft::node::Node;
+use meridian_raft::node::{Node, NodeError};
 use meridian_raft::partition::{PartitionSettings, PartitionSpec};
 use tokio::task::AbortHandle;
 
@@ -52,20 +52,23 @@ async fn follow(node_id: u64, raft: Node, controller: Controller) {
 /// True when every replica that should run does.
 async fn reconcile(node_id: u64, raft: &Node, image: &Image) -> bool {
     let wanted = wanted(node_id, image);
-    for partition in raft.partitions() {
+    let open = raft.partitions().into_iter().map(|partition| partition.id());
+    let damaged = raft.damaged().into_iter().map(|damaged| damaged.id);
+    for id in open.chain(damaged).filter(|id| *id != GroupId::CONTROLLER) {
         // An image without any command in it is not the metadata yet.
-        if image.version > 0 && !wanted.contains_key(&partition.id()) {
-            tracing::info!(topic = %partition.id().topic, partition = partition.id().partition, "a replica is deleted");
-            if let Err(error) = raft.delete_partition(partition.id()).await {
-                tracing::error!(topic = %partition.id().topic, partition = partition.id().partition, %error, "a replica cannot be deleted");
+        if image.version > 0 && !wanted.contains_key(&id) {
+            tracing::info!(topic = %id.topic, partition = id.partition, "a replica is deleted");
+            if let Err(error) = raft.delete_partition(id).await {
+                tracing::error!(topic = %id.topic, partition = id.partition, %error, "a replica cannot be deleted");
             }
         }
     }
-    let missing = wanted.into_values().filter(|spec| raft.partition(spec.id).is_none());
+    // A damaged replica opens by itself once its peers have repaired it.
+    let missing = wanted.into_values().filter(|spec| raft.partition(spec.id).is_none() && !raft.is_being_repaired(spec.id));
     let opened = stream::iter(missing).map(|spec| async move {
         let id = spec.id;
         match raft.open_partition(spec).await {
-            Ok(_) => true,
+            Ok(_) | Err(NodeError::Damaged(_)) => true,
             Err(error) => {
                 tracing::error!(topic = %id.topic, partition = id.partition, %error, "a replica cannot be opened");
                 false

@@ -66,13 +66,15 @@ pub fn missing(phase: &Phase, view: Option<&View>) -> Vec<String> {
     missing
 }
 
-/// Replicas that the metadata place on this node and that are not open.
+/// Replicas that the metadata place on this node and that are not open. Damaged ones are not counted: what is sound here serves, and the
+/// others of their groups serve what is not.
 fn closed_replicas(view: &View) -> usize {
     let image = view.controller.image();
     let placed =
         image.topics.values().flat_map(|topic| (0i32..).zip(&topic.partitions).map(move |(partition, at)| (topic.id, partition, at)));
     placed
         .filter(|(_, _, at)| at.contains(&view.node_id))
-        .filter(|(topic, partition, _)| view.raft.partition(GroupId { topic: *topic, partition: *partition }).is_none())
+        .map(|(topic, partition, _)| GroupId { topic, partition })
+        .filter(|id| view.raft.partition(*id).is_none() && !view.raft.is_being_repaired(*id))
         .count()
 }

@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use meridian_auth::acl::{CLUSTER_NAME, Operation, ResourceType};
 use meridian_auth::principal::Principal;
 use meridian_raft::GroupId;
+use meridian_raft::repair::DamagedReplica;
 use uuid::Uuid;
 
-use super::status::{NodeStatus, PartitionStatus, TopicStatus};
+use super::status::{DamagedStatus, NodeStatus, PartitionStatus, TopicStatus};
 use super::view::View;
 use crate::controller::image::Topic;
 
@@ -31,7 +32,22 @@ pub fn status(view: &View, principal: &Principal, host: IpAddr) -> NodeStatus {
         topics,
         mirrors,
         peers: if whole { peers } else { Vec::new() },
+        damaged: damaged(view, &ids),
     }
+}
+
+fn damaged(view: &View, seen: &BTreeSet<Uuid>) -> Vec<DamagedStatus> {
+    let image = view.controller.image();
+    let damaged = view.raft.damaged().into_iter().filter(|damaged| seen.contains(&damaged.id.topic));
+    let tell = |damaged: DamagedReplica| DamagedStatus {
+        topic: image.topics_by_id.get(&damaged.id.topic).map(|topic| topic.name.clone()).unwrap_or_default(),
+        partition: damaged.id.partition,
+        reason: damaged.reason,
+        next_index: damaged.next_index,
+        target_index: damaged.target_index,
+        waits_for: damaged.waits_for,
+    };
+    damaged.map(tell).collect()
 }
 
 fn topic_status(view: &View, topic: &Topic) -> TopicStatus {

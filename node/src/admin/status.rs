@@ -15,6 +15,23 @@ pub struct NodeStatus {
     pub mirrors: Vec<MirrorStatus>,
     /// Every link of this node.
     pub peers: Vec<PeerStatus>,
+    /// Replicas on this node that are damaged and being repaired from its region's others.
+    #[serde(default)]
+    pub damaged: Vec<DamagedStatus>,
+}
+
+/// A replica that neither votes nor serves until it has been repaired.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct DamagedStatus {
+    pub topic: String,
+    pub partition: i32,
+    /// What was found.
+    pub reason: String,
+    /// Index of the next entry that is missing, and of the last that has to be there; None until a leader has said so.
+    pub next_index: u64,
+    pub target_index: Option<u64>,
+    /// Why the repair does not go on just now.
+    pub waits_for: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

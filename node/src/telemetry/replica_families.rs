@@ -43,6 +43,7 @@ pub(super) fn of_replicas(view: &View) -> Vec<Family> {
     let led: Vec<&Partition> = replicas.iter().filter(|replica| replica.leadership().is_leader).collect();
     let under_replicated = led.iter().filter(|replica| replica.in_sync_replicas().len() < replica.spec().replicas.len()).count();
     let leaderless = replicas.iter().filter(|replica| replica.leadership().leader.is_none()).count();
+    let repairs = view.raft.repair_stats();
     let mut families = vec![
         count("kafka_server_replicamanager_partitioncount", "Replicas on this node.", replicas.len()),
         count("kafka_server_replicamanager_leadercount", "Partitions this node leads.", led.len()),
@@ -52,6 +53,14 @@ pub(super) fn of_replicas(view: &View) -> Vec<Family> {
             under_replicated,
         ),
         count("kafka_server_replicamanager_offlinereplicacount", "Replicas here that know no leader.", leaderless),
+        count(
+            "meridian_replicas_damaged",
+            "Replicas here that are damaged: they neither vote nor serve until their peers have repaired them.",
+            view.raft.damaged().len(),
+        ),
+        total("meridian_replicas_found_damaged_total", "Replicas found damaged since start.", repairs.found),
+        total("meridian_replicas_repaired_total", "Damaged replicas brought back since start.", repairs.repaired),
+        total("meridian_repair_received_bytes_total", "Bytes of entries received from peers to repair replicas.", repairs.bytes),
         count(
             "meridian_metrics_partitions_left_out",
             "Partitions led here that have no series, because there are too many.",
@@ -64,6 +73,10 @@ pub(super) fn of_replicas(view: &View) -> Vec<Family> {
 
 fn count(name: &'static str, help: &'static str, value: usize) -> Family {
     Family::single(name, Kind::Gauge, help, value as f64)
+}
+
+fn total(name: &'static str, help: &'static str, value: u64) -> Family {
+    Family::single(name, Kind::Counter, help, value as f64)
 }
 
 fn of_led(image: &Image, led: &[&Partition]) -> Vec<Family> {

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use meridian_raft::env::{Env, SimDisk};
-use meridian_raft::node::{Node, NodeConfig, Timing};
-use meridian_raft::partition::Partition;
+use meridian_raft::node::{Node, NodeConfig, NodeError, Timing};
+use meridian_raft::partition::{Partition, PartitionSpec};
 use meridian_raft::{GroupId, NodeId};
 
 use super::oracle::Oracle;
@@ -16,6 +17,8 @@ use super::workload::{self, Place, Stream};
 use crate::sim::Mutations;
 
 const PORT: u16 = 9000;
+/// Between two looks at whether a damaged replica is open again.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 const TIMING: Timing = Timing { heartbeat_ms: 50, election_min_ms: 150, election_max_ms: 300 };
 
 pub(super) type Shared<T> = Arc<Mutex<T>>;
@@ -84,13 +87,33 @@ impl Site {
         let env = Env::simulated(self.seed.wrapping_add(boot), self.disk.clone());
         let node = Node::start(env, self.config()).await?;
         lock(&self.running).node = Some(node.clone());
-        let mut works = Vec::new();
-        for spec in self.profile.partitions.iter().filter(|spec| spec.replicas.contains(&self.node)) {
-            let partition = node.open_partition(spec.clone()).await?;
-            lock(&self.running).partitions.insert(spec.id, partition.clone());
-            works.push(workload::act(Place { site: self.clone(), partition, stream: self.streams[&spec.id].clone() }));
-        }
-        futures_util::future::join_all(works).await;
+        let placed = self.profile.partitions.iter().filter(|spec| spec.replicas.contains(&self.node));
+        futures_util::future::try_join_all(placed.map(|spec| self.host(&node, spec))).await?;
         Ok(())
+    }
+
+    /// One replica's life: it is opened, acted upon, and when it is found damaged waited for.
+    async fn host(&self, node: &Node, spec: &PartitionSpec) -> Result<(), NodeError> {
+        loop {
+            let partition = match node.open_partition(spec.clone()).await {
+                Err(NodeError::Damaged(_)) => {
+                    lock(&self.running).partitions.remove(&spec.id);
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                    continue;
+                }
+                opened => opened?,
+            };
+            lock(&self.running).partitions.insert(spec.id, partition.clone());
+            let closed = async {
+                while node.partition(spec.id).is_some() {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+            };
+            tokio::select! {
+                biased;
+                () = closed => {}
+                _ = workload::act(Place { site: self.clone(), partition, stream: self.streams[&spec.id].clone() }) => return Ok(()),
+            }
+        }
     }
 }

@@ -6,7 +6,7 @@ use meridian_replication::link::MirrorStatus;
 use uuid::Uuid;
 
 use super::super::region::AdminNode;
-use crate::admin::status::{NodeStatus, PartitionStatus, TopicStatus};
+use crate::admin::status::{DamagedStatus, NodeStatus, PartitionStatus, TopicStatus};
 
 /// What one node said, or why it said nothing.
 #[derive(Debug, Clone)]
@@ -66,6 +66,8 @@ pub(in crate::cli) struct Node {
     /// Links to other regions' nodes that are up, of all that it keeps.
     pub links_connected: usize,
     pub links: usize,
+    /// Its replicas that are being repaired.
+    pub damaged: Vec<DamagedStatus>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -164,6 +166,7 @@ fn regions(accounts: &[Account]) -> BTreeMap<String, Region> {
             reachable: said.is_some(),
             links_connected: said.map_or(0, |status| status.peers.iter().filter(|peer| peer.connected).count()),
             links: said.map_or(0, |status| status.peers.len()),
+            damaged: said.map(|status| status.damaged.clone()).unwrap_or_default(),
         });
     }
     regions
@@ -215,6 +218,7 @@ mod tests {
             topics: vec![topic],
             mirrors: Vec::new(),
             peers: Vec::new(),
+            damaged: Vec::new(),
         }
     }
 

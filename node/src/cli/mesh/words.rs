@@ -2,6 +2,7 @@
 
 use super::super::output::table;
 use super::merge::{MeshStatus, Mirror};
+use crate::admin::status::DamagedStatus;
 
 const UNKNOWN: &str = "unknown";
 
@@ -17,6 +18,11 @@ pub(super) fn tell(status: &MeshStatus) -> String {
         let (region, id) = (node.region.as_deref().unwrap_or("?"), node.node.map_or_else(|| "?".into(), |id| id.to_string()));
         text.push_str(&format!("{region} node {id} ({}) does not answer: {}\n", node.admin, node.error));
     }
+    for (name, region) in &status.regions {
+        for (node, damaged) in region.nodes.iter().flat_map(|node| node.damaged.iter().map(move |damaged| (node, damaged))) {
+            text.push_str(&repair(name, node.node, damaged));
+        }
+    }
     text.push('\n');
     if status.topics.is_empty() {
         text.push_str("no topics\n");
@@ -24,6 +30,17 @@ pub(super) fn tell(status: &MeshStatus) -> String {
     }
     text.push_str(&table(&["topic", "partition", "region", "role", "end offset", "records behind", "staleness", "link"], &rows(status)));
     text
+}
+
+fn repair(region: &str, node: Option<u64>, damaged: &DamagedStatus) -> String {
+    let DamagedStatus { topic, partition, reason, next_index, target_index, waits_for } = damaged;
+    let node = node.map_or_else(|| "?".into(), |id| id.to_string());
+    let progress = match (waits_for, target_index) {
+        (Some(reason), _) => format!("repair waits: {reason}"),
+        (None, Some(target)) => format!("repaired up to entry {next_index} of {target}"),
+        (None, None) => "repair begins".to_owned(),
+    };
+    format!("{region} node {node}: the replica of {topic} {partition} is damaged ({reason}); {progress}\n")
 }
 
 fn rows(status: &MeshStatus) -> Vec<Vec<String>> {
