@@ -104,6 +104,38 @@ impl SimDisk {
         lock(&self.state).fail_syncs = fail;
     }
 
+    /// Makes all that was written durable, as an idle machine comes to do.
+    pub fn settle(&self) {
+        let mut state = lock(&self.state);
+        state.durable_names = state.names.clone();
+        for file in state.names.values() {
+            let mut content = lock(&file.content);
+            content.durable = content.volatile.clone();
+            content.unsynced.clear();
+        }
+    }
+
+    /// Every durable file with its bytes: what a copy of the disk would hold.
+    pub fn copy(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let state = lock(&self.state);
+        state.durable_names.iter().map(|(path, file)| (path.clone(), lock(&file.content).durable.clone())).collect()
+    }
+
+    /// Puts other bytes in a file's place, or none: a file system that lost or confused files. For a node that is down.
+    pub fn replace(&self, path: &Path, bytes: Option<Vec<u8>>) {
+        let mut state = lock(&self.state);
+        let (disk, generation) = (self.state.clone(), state.generation);
+        let file = bytes.map(|bytes| {
+            let content = Content { volatile: bytes.clone(), durable: bytes, unsynced: Vec::new() };
+            Arc::new(SimFile { disk, content: Mutex::new(content), generation })
+        });
+        let DiskState { names, durable_names, .. } = &mut *state;
+        for names in [names, durable_names] {
+            names.remove(path);
+            names.extend(file.iter().map(|file| (path.to_owned(), file.clone())));
+        }
+    }
+
     /// Flips one bit of a durable file, as a decaying medium does.
     pub fn flip_bit(&self, path: &Path, byte: u64) -> io::Result<()> {
         let state = lock(&self.state);

@@ -12,6 +12,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::faults::CHANCES;
+use super::faults::decay::{self, Decay};
 use super::oracle::Oracle;
 use super::profile::Profile;
 use super::site::{Shared, Site, host, lock};
@@ -38,6 +39,7 @@ pub(in crate::sim) struct Run {
     streams: Arc<BTreeMap<GroupId, Arc<Stream>>>,
     down: BTreeSet<NodeId>,
     mends: Vec<(Duration, Mend)>,
+    pub decay: Decay,
 }
 
 impl Run {
@@ -70,7 +72,7 @@ impl Run {
             let site = site.clone();
             sim.host(host(*node), move || site.clone().live());
         }
-        Run { sim, random, sites, oracle, profile, streams, down: BTreeSet::new(), mends: Vec::new() }
+        Run { sim, random, sites, oracle, profile, streams, down: BTreeSet::new(), mends: Vec::new(), decay: Decay::default() }
     }
 
     /// One tick of simulated time; the first broken promise ends the run.
@@ -84,6 +86,7 @@ impl Run {
         while self.sim.elapsed() < FAULTS {
             self.tick()?;
             self.mend(false);
+            decay::remember(self);
             self.maybe_begin();
         }
         Ok(())
@@ -114,6 +117,8 @@ impl Run {
     /// The node loses power: un-synced data is gone, except what survives where `tear` gives a seed.
     pub fn power_off(&mut self, node: NodeId, tear: Option<u64>) {
         let site = &self.sites[&node];
+        let repaired = lock(&site.running).node.as_ref().map_or(0, |node| node.repair_stats().repaired);
+        lock(&self.oracle).reached.repairs += repaired;
         std::mem::take(&mut *lock(&site.running));
         self.sim.crash(host(node));
         site.disk.crash(tear);
@@ -158,6 +163,8 @@ impl Run {
                 end <= *least || !self.agree(*id, end)
             });
             if waiting.is_empty() {
+                let repaired = |site: &Site| lock(&site.running).node.as_ref().map_or(0, |node| node.repair_stats().repaired);
+                lock(&self.oracle).reached.repairs += self.sites.values().map(repaired).sum::<u64>();
                 return lock(&self.oracle).broken.clone().map_or(Ok(()), Err);
             }
             if self.sim.elapsed() >= deadline {

@@ -37,6 +37,10 @@ reached! {
     /// Power cuts of a node that led.
     required leaders_cut;
     required network_cuts;
+    /// Bits flipped in files of a node that was down, files cut, deleted, or replaced by older copies.
+    required decays;
+    /// Damaged replicas that were brought back by their peers.
+    required repairs;
 }
 
 impl Reached {

@@ -111,7 +111,7 @@ impl Site {
             };
             tokio::select! {
                 biased;
-                () = closed => {}
+                () = closed => self.streams[&spec.id].forget(self.node),
                 _ = workload::act(Place { site: self.clone(), partition, stream: self.streams[&spec.id].clone() }) => return Ok(()),
             }
         }

@@ -1,5 +1,6 @@
 //! Everything that can go wrong. A new fault is a function and a line in [`FAULTS`].
 
+pub(super) mod decay;
 mod network;
 mod power;
 
@@ -25,6 +26,7 @@ impl std::fmt::Debug for Fault {
 pub(in crate::sim) const CHANCES: u32 = 10_000;
 
 pub(in crate::sim) const FAULTS: &[Fault] = &[
+    Fault { name: "decay", chances: 20, always: false, begin: decay::decay },
     Fault { name: "network-cut", chances: 15, always: true, begin: network::cut },
     Fault { name: "power-cut", chances: 8, always: true, begin: power::cut_one },
     Fault { name: "power-cut-of-all", chances: 3, always: true, begin: power::cut_all },
