@@ -210,13 +210,14 @@ impl Node {
 
     /// Starts a group on Raft's runtime.
     async fn start_group(&self, plan: Plan) -> Result<Group, NodeError> {
-        let node = self.clone();
+        let (node, id) = (self.clone(), plan.id);
         let start = async move {
             let Inner { env, writer, peers, config, .. } = &*node.inner;
             let around = Surroundings { env, writer, peers, node_id: config.node_id, timing: config.timing };
             Group::start(around, plan).await
         };
         let group = self.inner.runtime.spawn(start).await.map_err(|error| NodeError::Raft(error.to_string()))??;
+        self.inner.runtime.spawn(repairs::withdraw_when_damaged(NodeWeak(Arc::downgrade(&self.inner)), group.log().watch_damage(), id));
         let (weak, mut leadership) = (NodeWeak(Arc::downgrade(&self.inner)), group.leadership());
         self.inner.runtime.spawn(async move {
             let mut led = false;

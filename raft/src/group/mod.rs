@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::batch::BatchHeader;
 use crate::env::Env;
-use crate::log::{FrameKind, Log, LogSettings};
+use crate::log::{FrameKind, Log, LogError, LogSettings};
 use crate::node::{NodeError, Timing};
 use crate::partition::Leadership;
 use crate::peer::client::Peers;
@@ -125,6 +125,7 @@ struct Inner {
     applied: watch::Receiver<Applied>,
     high_watermark: watch::Receiver<i64>,
     leadership: watch::Receiver<Leadership>,
+    leadership_told: Arc<watch::Sender<Leadership>>,
     submissions: mpsc::UnboundedSender<Submission>,
     lease: Duration,
     /// This node is the only voter.
@@ -189,26 +190,45 @@ impl Group {
         let Plan { id, directory, voters, segment_bytes, host, mirror } = plan;
         let log = Log::open(around.env, around.writer, &directory, LogSettings { group: id, segment_bytes })?;
         storage::require_whole(&log, around.writer, id)?;
+        let watched_log = log.clone();
         let storage = GroupStorage::new(id, log.clone(), around.writer.clone());
         let (machine, watched) = GroupMachine::new(host, log.start_offset());
         let network = NetworkFactory { group: id, peers: around.peers.clone() };
         let config = Arc::new(config(around.timing, id)?);
         let seed = around.env.random.next_u64();
         let raft = Runtime::scope(seed, Raft::new(around.node_id, config, network, storage, machine));
-        let raft = raft.await.map_err(|error| NodeError::Raft(error.to_string()))?;
+        // What it replays may be found damaged only now: the payloads of sealed segments are not verified before.
+        let raft = raft.await.map_err(|error| match watched_log.damage() {
+            Some(damage) => NodeError::Log(LogError::Unreadable(damage)),
+            None => NodeError::Raft(error.to_string()),
+        })?;
         let (submissions, queue) = mpsc::unbounded_channel();
-        let (leadership_sender, leadership) = watch::channel(Leadership::default());
+        let (leadership_told, leadership) = watch::channel(Leadership::default());
+        let leadership_told = Arc::new(leadership_told);
         let observer = Observer { raft: raft.clone(), node_id: around.node_id, applied: watched.applied.clone(), mirror };
         let patience = if voters.first() == Some(&around.node_id) { Duration::ZERO } else { FORMING_PATIENCE };
         let alone = voters == [around.node_id];
         let tasks = vec![
             tokio::spawn(propose(raft.clone(), queue)).abort_handle(),
-            tokio::spawn(observer.run(leadership_sender)).abort_handle(),
+            tokio::spawn(observer.run(leadership_told.clone())).abort_handle(),
             tokio::spawn(Runtime::scope(seed ^ 1, form(raft.clone(), voters.into_iter().collect(), patience))).abort_handle(),
         ];
         let lease = Duration::from_millis(around.timing.election_max_ms);
         let (applied, high_watermark) = (watched.applied, watched.high_watermark);
-        let inner = Inner { id, node_id: around.node_id, raft, log, applied, high_watermark, leadership, submissions, lease, alone, tasks };
+        let inner = Inner {
+            id,
+            node_id: around.node_id,
+            raft,
+            log,
+            applied,
+            high_watermark,
+            leadership,
+            leadership_told,
+            submissions,
+            lease,
+            alone,
+            tasks,
+        };
         Ok(Group { inner: Arc::new(inner) })
     }
 
@@ -255,8 +275,11 @@ impl Group {
         self.inner.leadership.borrow().is_leader && acknowledged.is_some_and(|at| at.elapsed() < self.inner.lease)
     }
 
-    /// Why the group cannot go on, if it cannot: a failed disk, or a bug.
+    /// Why the group cannot go on, if it cannot: a failed disk, or a bug. Damage is no failure: it is repaired.
     pub fn failure(&self) -> Option<String> {
+        if self.inner.id != GroupId::CONTROLLER && self.inner.log.damage().is_some() {
+            return None;
+        }
         self.inner.raft.metrics().borrow_watched().running_state.as_ref().err().map(ToString::to_string)
     }
 
@@ -303,6 +326,8 @@ impl Group {
             tracing::warn!(group = ?self.inner.id, %error, "a Raft task ended badly");
         }
         self.inner.tasks.iter().for_each(tokio::task::AbortHandle::abort);
+        // Whoever still holds this group must not take it for a leader.
+        self.inner.leadership_told.send_replace(Leadership::default());
     }
 }
 
@@ -354,7 +379,7 @@ struct Observer {
 }
 
 impl Observer {
-    async fn run(mut self, leadership: watch::Sender<Leadership>) {
+    async fn run(mut self, leadership: Arc<watch::Sender<Leadership>>) {
         let mut server = self.raft.server_metrics();
         loop {
             let now = {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{FrameKind, LogEntry};
 use crate::GroupId;
-use crate::batch::BatchHeader;
+use crate::batch::{BatchHeader, HEADER_BYTES};
 
 pub(super) const SEGMENT_HEADER_BYTES: usize = 64;
 pub(super) const FRAME_HEADER_BYTES: usize = 64;
@@ -54,7 +54,12 @@ pub(super) struct FrameHeader {
     pub index: u64,
     pub append_time_us: i64,
     payload_crc: u32,
+    /// Of the payload's first [`HEADER_BYTES`], which apply reads alone; None in frames of before it was written.
+    head_crc: Option<u32>,
 }
+
+/// Says that a frame's header carries the checksum of its batch's header.
+const HEAD_CHECKED: u8 = 1;
 
 pub(super) fn is_batch(kind: FrameKind) -> bool {
     matches!(kind, FrameKind::Batch | FrameKind::Mirrored)
@@ -69,6 +74,10 @@ pub(super) fn encode_frame(entry: &LogEntry) -> Bytes {
     let mut bytes = [0; FRAME_HEADER_BYTES];
     bytes[..4].copy_from_slice(&FRAME_MAGIC.to_le_bytes());
     bytes[4] = entry.kind as u8;
+    if is_batch(entry.kind) {
+        bytes[5] = HEAD_CHECKED;
+        bytes[48..52].copy_from_slice(&head_crc(&entry.payload).to_le_bytes());
+    }
     bytes[8..12].copy_from_slice(&(entry.payload.len() as u32).to_le_bytes());
     bytes[12..20].copy_from_slice(&entry.term.to_le_bytes());
     bytes[28..36].copy_from_slice(&entry.index.to_le_bytes());
@@ -97,10 +106,20 @@ pub(super) fn decode_frame(bytes: &[u8; 64]) -> Option<FrameHeader> {
         index: u64_at(bytes, 28),
         append_time_us: u64_at(bytes, 36) as i64,
         payload_crc: u32_at(bytes, 44),
+        head_crc: (bytes[5] & HEAD_CHECKED != 0).then(|| u32_at(bytes, 48)),
     })
 }
 
+fn head_crc(payload: &[u8]) -> u32 {
+    crc32c::crc32c(&payload[..payload.len().min(HEADER_BYTES)])
+}
+
 impl FrameHeader {
+    /// `head`: a batch's payload, at least as far as its header goes.
+    pub(super) fn head_is_sound(&self, head: &[u8]) -> bool {
+        self.head_crc.is_none_or(|crc| crc == head_crc(head))
+    }
+
     pub(super) fn payload_is_sound(&self, payload: &[u8]) -> bool {
         payload_crc(self.kind, payload) == self.payload_crc
             && (!is_batch(self.kind) || BatchHeader::decode(payload).is_some_and(|batch| crc32c::crc32c(&payload[21..]) == batch.crc))

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use crate::GroupId;
 use crate::env::Env;
@@ -106,6 +107,9 @@ pub enum LogError {
     /// Entries that were durable here are gone: a file was cut, deleted or replaced by an older one.
     #[error("the log ends before index {held}, which it held durably: it goes on at {next}")]
     Short { next: u64, held: u64 },
+    /// Found while entries were read.
+    #[error("{0}")]
+    Unreadable(String),
 }
 
 impl LogError {
@@ -131,6 +135,8 @@ struct Inner {
     dir: PathBuf,
     settings: LogSettings,
     state: Mutex<State>,
+    /// What was found wrong with the files while they were read, once anything was.
+    damage: watch::Sender<Option<String>>,
 }
 
 impl Log {
@@ -144,8 +150,33 @@ impl Log {
             recovery::recover(env, &mut state, path, settings.group, i + 1 == paths.len())?;
         }
         state.flushed_next = state.next_index();
-        let inner = Inner { env: env.clone(), writer: writer.clone(), dir: dir.to_owned(), settings, state: Mutex::new(state) };
+        let inner = Inner {
+            env: env.clone(),
+            writer: writer.clone(),
+            dir: dir.to_owned(),
+            settings,
+            state: Mutex::new(state),
+            damage: watch::Sender::default(),
+        };
         Ok(Log { inner: Arc::new(inner) })
+    }
+
+    /// Why this log must not be read from any more; None while nothing is known against it.
+    pub(crate) fn damage(&self) -> Option<String> {
+        self.inner.damage.borrow().clone()
+    }
+
+    pub(crate) fn watch_damage(&self) -> watch::Receiver<Option<String>> {
+        self.inner.damage.subscribe()
+    }
+
+    /// Notes that the files do not hold what they have to.
+    pub(crate) fn note_damage(&self, what: String) {
+        self.inner.damage.send_if_modified(|held| {
+            let first = held.is_none();
+            held.get_or_insert(what);
+            first
+        });
     }
 
     /// First index not known to be durable.

@@ -8,6 +8,21 @@ use super::segment::{damaged, head_of, read_frame};
 use super::{EntryHead, Log, LogEntry, StoredBatch};
 use crate::env::File;
 
+/// The entry `next`, at `position` or behind; leaves `position` behind it.
+fn seek(file: &dyn File, position: &mut u64, next: u64, head_only: bool) -> io::Result<LogEntry> {
+    loop {
+        let at = *position;
+        let (entry, bytes) = read_frame(file, at, true)?;
+        *position += bytes;
+        if entry.index == next {
+            return if head_only { Ok(entry) } else { Ok(read_frame(file, at, false)?.0) };
+        }
+        if entry.index > next {
+            return Err(damaged("frame out of order"));
+        }
+    }
+}
+
 impl Log {
     /// Stamped entries, at most `bytes_max` in all but at least one where the range holds any.
     pub fn entries(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<LogEntry>> {
@@ -29,6 +44,7 @@ impl Log {
         let mut next = range.start.max(held.start);
         let end = range.end.min(held.end);
         let mut found: Vec<LogEntry> = Vec::new();
+        let mut cuts = self.state().cuts;
         let mut place: Option<(Arc<dyn File>, u64, u64)> = None;
         while next < end {
             let cached = {
@@ -47,15 +63,19 @@ impl Log {
             };
             let entry = match (cached, &mut place) {
                 (Some(entry), _) => entry,
-                (None, Some((file, position, _))) => loop {
-                    let (entry, bytes) = read_frame(&**file, *position, true)?;
-                    let at = *position;
-                    *position += bytes;
-                    if entry.index == next {
-                        break if head_only { entry } else { read_frame(&**file, at, false)?.0 };
+                (None, Some((file, position, _))) => match seek(&**file, position, next, head_only) {
+                    Ok(entry) => entry,
+                    // Cut by a new leader's word while it was read: nothing is wrong with the file, but the place may be another.
+                    Err(_) if self.state().cuts != cuts => {
+                        (place, cuts) = (None, self.state().cuts);
+                        if next >= self.indexes().end {
+                            break;
+                        }
+                        continue;
                     }
-                    if entry.index > next {
-                        return Err(damaged("frame out of order"));
+                    Err(error) => {
+                        self.note_damage(format!("entry {next} cannot be read: {error}"));
+                        return Err(error);
                     }
                 },
                 (None, None) => break,

@@ -85,7 +85,8 @@ pub(super) fn read_frame(file: &dyn File, position: u64, head_only: bool) -> io:
     };
     let mut payload = vec![0; wanted];
     read_exact(file, &mut payload, position + FRAME_HEADER_BYTES as u64)?;
-    if !head_only && !header.payload_is_sound(&payload) {
+    let sound = if head_only { header.head_is_sound(&payload) } else { header.payload_is_sound(&payload) };
+    if !sound {
         return Err(damaged("frame payload"));
     }
     let FrameHeader { kind, term, index, append_time_us, length, .. } = header;

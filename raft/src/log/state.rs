@@ -24,6 +24,8 @@ pub(super) struct State {
     pub(super) tail_bytes: usize,
     /// First index not known to be durable.
     pub(super) flushed_next: u64,
+    /// How often entries were cut away: what was looked up before may stand elsewhere.
+    pub(super) cuts: u64,
 }
 
 impl State {

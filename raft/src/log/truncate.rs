@@ -32,6 +32,7 @@ impl Log {
         let mut removed = Vec::new();
         let mut cut = None;
         if keep < state.next_index() {
+            state.cuts += 1;
             while let Some(segment) = state.segments.pop_if(|segment| segment.base_index >= keep) {
                 state.next_offset = segment.base_offset;
                 removed.push(segment.path);

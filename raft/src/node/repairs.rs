@@ -4,18 +4,52 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{oneshot, watch};
 
-use super::{CONTROLLER_SEGMENT_BYTES, Node, NodeError, NodeWeak, lock};
+use super::{CONTROLLER_SEGMENT_BYTES, Node, NodeError, NodeWeak, lock, write};
 use crate::GroupId;
 use crate::partition::PartitionSpec;
 use crate::repair::task::Task;
 use crate::repair::{self, DamagedReplica, Progress, Repair, RepairStats};
 
+/// How long a damaged leader waits for another to take over, before it stops leading anyway.
+const STEP_DOWN_DEADLINE: Duration = Duration::from_millis(300);
+
+/// Takes a running replica out of its group as soon as its log is found damaged.
+pub(super) async fn withdraw_when_damaged(node: NodeWeak, mut damage: watch::Receiver<Option<String>>, id: GroupId) {
+    // A log that is closed will not be found damaged any more.
+    let Ok(found) = damage.wait_for(Option::is_some).await.map(|found| found.clone()) else { return };
+    if let Some(node) = node.upgrade() {
+        node.withdraw(id, found.unwrap_or_default()).await;
+    }
+}
+
 impl Node {
+    /// Ends a damaged replica's part in its group, and begins its repair.
+    async fn withdraw(&self, id: GroupId, reason: String) {
+        // Whoever opens it just now has it entered first.
+        let _changing = self.changing(id).await;
+        let Some(group) = self.group(id) else { return };
+        // First of all, so that no crash brings it back as it is.
+        if let Err(error) = repair::set_mark(&self.inner.writer, id, &reason).await {
+            tracing::error!(topic = %id.topic, partition = id.partition, %error, reason, "a damaged replica cannot be marked");
+        }
+        // Another leader goes on without a pause. Where openraft has ended over the damage already, this fails at once.
+        group.transfer(STEP_DOWN_DEADLINE).await;
+        if id == GroupId::CONTROLLER {
+            // The host holds on to its handle. The failure that this node reports from now on has it restarted, and the log mended first.
+            tracing::error!(reason, "the controller's replica is damaged: this node has to be restarted");
+            return group.stop().await;
+        }
+        let Some(partition) = write(&self.inner.partitions).remove(&id) else { return };
+        partition.group().stop().await;
+        self.quarantine(partition.spec().clone(), reason).await;
+    }
+
     /// Replicas that take no part in their groups until they have been repaired.
     pub fn damaged(&self) -> Vec<DamagedReplica> {
         lock(&self.inner.repairs).iter().map(|(id, repair)| repair.seen(*id)).collect()

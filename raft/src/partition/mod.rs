@@ -210,6 +210,9 @@ impl Partition {
     }
 
     fn leading(&self) -> Result<Leadership, AppendError> {
+        if self.inner.group.log().damage().is_some() {
+            return Err(AppendError::NotLeader { leader: None });
+        }
         if let Some(reason) = self.inner.group.failure() {
             return Err(AppendError::Storage(reason));
         }
