@@ -40,6 +40,8 @@ const TELL_GATHER: Duration = Duration::from_millis(5);
 const CHANGING: usize = 32;
 /// Groups remembered of one peer's telling.
 const LED_GROUPS_MAX: usize = 1 << 20;
+/// How old a commit index on disk may be that is saved without a sync of its own.
+const TEND_DISK_EVERY: Duration = Duration::from_secs(1);
 /// How long a stopping node waits for another to take a group over.
 const HANDOVER_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -188,7 +190,8 @@ impl Node {
         let weak = NodeWeak(Arc::downgrade(&node.inner));
         let tasks = vec![
             tokio::spawn(server::serve(weak.clone(), listener, tls)).abort_handle(),
-            tokio::spawn(tell_leaders(weak, node.inner.tell.clone())).abort_handle(),
+            tokio::spawn(tell_leaders(weak.clone(), node.inner.tell.clone())).abort_handle(),
+            tokio::spawn(tend_disk(weak)).abort_handle(),
         ];
         lock(&node.inner.tasks).extend(tasks);
         Ok(node)
@@ -412,6 +415,15 @@ impl Node {
         lock(&self.inner.tasks).drain(..).for_each(|task| task.abort());
         self.inner.peers.stop();
         self.inner.writer.stop().await;
+    }
+}
+
+/// What the data folder needs from time to time.
+async fn tend_disk(node: NodeWeak) {
+    loop {
+        tokio::time::sleep(TEND_DISK_EVERY).await;
+        let Some(node) = node.upgrade() else { return };
+        node.inner.writer.save_lazy();
     }
 }
 

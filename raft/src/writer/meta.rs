@@ -1,4 +1,5 @@
-//! The meta log: small values of all groups of a node (votes, commit indexes), each a frame in one file; compacted when it is opened.
+//! The meta log: small values of all groups of a node (votes, commit indexes), each a frame in one file, of which the last of a key counts.
+//! Rewritten with the live values alone when it is opened, and when it has grown well beyond them.
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
@@ -13,6 +14,9 @@ use crate::env::{Disk, File};
 pub(super) const META_FIELD_BYTES_MAX: usize = 1 << 24;
 const META_HEADER_BYTES: usize = 16;
 const META_MAGIC: u32 = 0x4d52_4d54;
+/// The file is rewritten when it is longer than this much and so many times its live values.
+const GROWN_BYTES_MIN: u64 = 1 << 20;
+const GROWN_TIMES: u64 = 4;
 /// A value length that means "deleted".
 const META_DELETED: u32 = u32::MAX;
 
@@ -47,43 +51,105 @@ fn decode_meta(bytes: &[u8]) -> Option<MetaFrame<'_>> {
     Some((key, (word(8) != META_DELETED).then_some(value), rest))
 }
 
-pub(super) type OpenMeta = (BTreeMap<Vec<u8>, Vec<u8>>, Arc<dyn File>, u64);
+pub(super) type Values = BTreeMap<Vec<u8>, Vec<u8>>;
 
-pub(super) fn open_meta(disk: &dyn Disk, dir: &Path) -> io::Result<OpenMeta> {
-    disk.create_dir_all(dir)?;
-    let path: PathBuf = dir.join("meta.log");
-    let mut values = BTreeMap::new();
-    if disk.exists(&path) {
-        let file = disk.open(&path, false)?;
-        let mut bytes = vec![0; usize::try_from(file.len()?).map_err(io::Error::other)?];
-        let mut filled = 0;
-        while filled < bytes.len() {
-            match file.read_at(&mut bytes[filled..], filled as u64)? {
-                0 => break,
-                count => filled += count,
+/// The file, as its one writer holds it.
+#[derive(Debug)]
+pub(super) struct MetaLog {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    file: Arc<dyn File>,
+    end: u64,
+    /// When to look whether it is worth a rewrite.
+    look_at: u64,
+}
+
+impl MetaLog {
+    pub(super) fn open(disk: &Arc<dyn Disk>, dir: &Path) -> io::Result<(MetaLog, Values)> {
+        disk.create_dir_all(dir)?;
+        let path: PathBuf = dir.join("meta.log");
+        let values = if disk.exists(&path) { replay(&*disk.open(&path, false)?)? } else { Values::new() };
+        let (file, end) = rewrite(&**disk, dir, &values)?;
+        rename(&**disk, dir)?;
+        let mut log = MetaLog { disk: disk.clone(), dir: dir.to_owned(), file, end, look_at: 0 };
+        log.look_again(end);
+        Ok((log, values))
+    }
+
+    /// Where the next frame goes.
+    pub(super) fn place(&mut self, frame_bytes: u64) -> (Arc<dyn File>, u64) {
+        let offset = self.end;
+        self.end += frame_bytes;
+        (self.file.clone(), offset)
+    }
+
+    pub(super) fn may_be_grown(&self) -> bool {
+        self.end >= self.look_at
+    }
+
+    /// Replaces the file by one of `values` alone if it has grown beyond them. To be called between rounds: what was acknowledged must be in
+    /// `values`; what is queued may be. Without space for both files the old one goes on.
+    pub(super) fn compact(&mut self, values: &Values) -> io::Result<()> {
+        let live: u64 = values.iter().map(|(key, value)| (META_HEADER_BYTES + key.len() + value.len()) as u64).sum();
+        self.look_again(live);
+        if !self.may_be_grown() {
+            return Ok(());
+        }
+        let (file, end) = match rewrite(&*self.disk, &self.dir, values) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                self.look_again(self.end);
+                return Ok(());
             }
-        }
-        let mut rest = &bytes[..filled];
-        while let Some((key, value, after)) = decode_meta(rest) {
-            match value {
-                Some(value) => values.insert(key.to_vec(), value.to_vec()),
-                None => values.remove(key),
-            };
-            rest = after;
-        }
-        // A torn tail is normal; a valid frame behind damage means that a vote may have been lost.
-        if (1..rest.len()).any(|at| decode_meta(&rest[at..]).is_some()) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the meta log is corrupt inside"));
+            written => written?,
+        };
+        // Before anything is written to the new file, its name stands for it: a crash finds the one or the other, whole.
+        rename(&*self.disk, &self.dir)?;
+        (self.file, self.end) = (file, end);
+        Ok(())
+    }
+
+    fn look_again(&mut self, live_bytes: u64) {
+        self.look_at = GROWN_BYTES_MIN.max(live_bytes.saturating_mul(GROWN_TIMES));
+    }
+}
+
+fn replay(file: &dyn File) -> io::Result<Values> {
+    let mut bytes = vec![0; usize::try_from(file.len()?).map_err(io::Error::other)?];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match file.read_at(&mut bytes[filled..], filled as u64)? {
+            0 => break,
+            count => filled += count,
         }
     }
-    let compacted: Vec<Bytes> = values.iter().map(|(key, value): (&Vec<u8>, &Vec<u8>)| encode_meta(key, Some(value))).collect();
-    let new = dir.join("meta.new");
-    let file = disk.open(&new, true)?;
+    let mut values = Values::new();
+    let mut rest = &bytes[..filled];
+    while let Some((key, value, after)) = decode_meta(rest) {
+        match value {
+            Some(value) => values.insert(key.to_vec(), value.to_vec()),
+            None => values.remove(key),
+        };
+        rest = after;
+    }
+    // A torn tail is normal; a valid frame behind damage means that a vote may have been lost.
+    if (1..rest.len()).any(|at| decode_meta(&rest[at..]).is_some()) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the meta log is corrupt inside"));
+    }
+    Ok(values)
+}
+
+/// Writes `values` to a draft, durably.
+fn rewrite(disk: &dyn Disk, dir: &Path, values: &Values) -> io::Result<(Arc<dyn File>, u64)> {
+    let frames: Vec<Bytes> = values.iter().map(|(key, value)| encode_meta(key, Some(value))).collect();
+    let file = disk.open(&dir.join("meta.new"), true)?;
     file.set_len(0)?;
-    file.write_all_at(&compacted.iter().map(|frame| IoSlice::new(frame)).collect::<Vec<_>>(), 0)?;
+    file.write_all_at(&frames.iter().map(|frame| IoSlice::new(frame)).collect::<Vec<_>>(), 0)?;
     file.sync()?;
-    disk.rename(&new, &path)?;
-    disk.sync_dir(dir)?;
-    let end = compacted.iter().map(|frame| frame.len() as u64).sum();
-    Ok((values, file, end))
+    Ok((file, frames.iter().map(|frame| frame.len() as u64).sum()))
+}
+
+/// Puts the draft in the log's place.
+fn rename(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    disk.rename(&dir.join("meta.new"), &dir.join("meta.log"))?;
+    disk.sync_dir(dir)
 }

@@ -4,7 +4,7 @@
 //!
 //! A failed write or sync is final: every later job is answered with the error, because what a second sync would report is not to be believed.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,7 +21,7 @@ mod meta;
 mod rounds;
 mod sync;
 
-use meta::{META_FIELD_BYTES_MAX, encode_meta, open_meta};
+use meta::{META_FIELD_BYTES_MAX, MetaLog, Values, encode_meta};
 use rounds::Rounds;
 
 /// Figures since start.
@@ -60,8 +60,10 @@ pub(crate) enum Job {
     },
     Meta {
         frame: Bytes,
-        done: Option<Flushed>,
+        done: Flushed,
     },
+    /// Writes what was saved lazily.
+    SaveLazy,
     Stop(oneshot::Sender<()>),
 }
 
@@ -74,8 +76,23 @@ pub struct Writer {
 
 #[derive(Debug)]
 struct Shared {
-    meta: Mutex<BTreeMap<Vec<u8>, Vec<u8>>>,
+    meta: Mutex<Meta>,
     stats: Mutex<WriterStats>,
+}
+
+/// The meta log's content, ahead of the file by what is queued.
+#[derive(Debug, Default)]
+struct Meta {
+    values: Values,
+    /// Keys of which the file may hold an older value, or none.
+    lazy: BTreeSet<Vec<u8>>,
+}
+
+impl Meta {
+    fn take_lazy(&mut self) -> Vec<Bytes> {
+        let lazy = std::mem::take(&mut self.lazy);
+        lazy.iter().filter_map(|key| Some(encode_meta(key, Some(self.values.get(key)?)))).collect()
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -89,10 +106,10 @@ fn stopped() -> io::Error {
 impl Writer {
     /// Replays and compacts the meta log, then starts the I/O thread (in simulation: a task). `fsync` is false only in mutation tests.
     pub fn start(env: &Env, data_dir: &Path, fsync: bool) -> io::Result<Writer> {
-        let (meta, meta_file, meta_end) = open_meta(&*env.disk, data_dir)?;
+        let (log, values) = MetaLog::open(&env.disk, data_dir)?;
         let (jobs, queue) = mpsc::unbounded_channel();
-        let shared = Arc::new(Shared { meta: Mutex::new(meta), stats: Mutex::default() });
-        let mut rounds = Rounds::new(shared.clone(), env.disk.clone(), meta_file, meta_end, fsync);
+        let shared = Arc::new(Shared { meta: Mutex::new(Meta { values, lazy: BTreeSet::new() }), stats: Mutex::default() });
+        let mut rounds = Rounds::new(shared.clone(), env.disk.clone(), log, fsync);
         let disk = env.disk.clone();
         if disk.is_simulated() {
             tokio::spawn(async move {
@@ -100,7 +117,7 @@ impl Writer {
                 while let Some(job) = queue.recv().await {
                     let stop = rounds.take(job, &mut queue);
                     disk.sync_delay().await;
-                    rounds.finish(false);
+                    rounds.finish();
                     if let Some(stop) = stop {
                         let _ = stop.send(());
                         break;
@@ -112,7 +129,7 @@ impl Writer {
                 let mut queue = queue;
                 while let Some(job) = queue.blocking_recv() {
                     let stop = rounds.take(job, &mut queue);
-                    rounds.finish(true);
+                    rounds.finish();
                     if let Some(stop) = stop {
                         let _ = stop.send(());
                         break;
@@ -129,7 +146,7 @@ impl Writer {
 
     /// The value as of open, or saved since (perhaps not yet durable).
     pub fn meta(&self, key: Vec<u8>) -> Option<Vec<u8>> {
-        lock(&self.shared.meta).get(&key).cloned()
+        lock(&self.shared.meta).values.get(&key).cloned()
     }
 
     /// Saves (None: deletes); resolves once durable. In order with appends queued before.
@@ -138,7 +155,7 @@ impl Writer {
         let done: Flushed = Box::new(move |result| {
             let _ = done.send(result);
         });
-        let queued = self.queue_meta(key, value, Some(done));
+        let queued = self.queue_meta(key, value, done);
         async move {
             queued?;
             outcome.await.map_err(|_| stopped())?
@@ -146,13 +163,22 @@ impl Writer {
         .boxed()
     }
 
-    /// Saves with the next group commit, without a sync of its own.
+    /// Saves for [`Writer::save_lazy`]. A key that is saved so is never saved otherwise, but it may be deleted.
     pub fn save_meta_lazily(&self, key: Vec<u8>, value: Vec<u8>) {
-        // A writer that has stopped loses lazily saved values; that is what lazily means.
-        let _ = self.queue_meta(key, Some(value), None);
+        let mut meta = lock(&self.shared.meta);
+        meta.values.insert(key.clone(), value);
+        meta.lazy.insert(key);
     }
 
-    fn queue_meta(&self, key: Vec<u8>, value: Option<Vec<u8>>, done: Option<Flushed>) -> io::Result<()> {
+    /// Writes what was saved lazily since the last time: of each key the last value alone.
+    pub fn save_lazy(&self) {
+        if !lock(&self.shared.meta).lazy.is_empty() {
+            // A writer that has stopped loses lazily saved values; that is what lazily means.
+            let _ = self.queue(Job::SaveLazy);
+        }
+    }
+
+    fn queue_meta(&self, key: Vec<u8>, value: Option<Vec<u8>>, done: Flushed) -> io::Result<()> {
         if key.len() > META_FIELD_BYTES_MAX || value.as_ref().is_some_and(|value| value.len() > META_FIELD_BYTES_MAX) {
             return Err(io::Error::other("a meta field is too long"));
         }
@@ -160,9 +186,10 @@ impl Writer {
         // Queued under the lock, so that memory and file agree on the order.
         let mut meta = lock(&self.shared.meta);
         self.queue(Job::Meta { frame, done })?;
+        meta.lazy.remove(&key);
         match value {
-            Some(value) => meta.insert(key, value),
-            None => meta.remove(&key),
+            Some(value) => meta.values.insert(key, value),
+            None => meta.values.remove(&key),
         };
         Ok(())
     }
@@ -203,5 +230,52 @@ impl Writer {
             }
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::join_all;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_meta_log_stays_near_its_live_values_and_keeps_the_last_of_each() {
+        let (folder, env) = (tempfile::tempdir().expect("a folder"), Env::real());
+        let writer = Writer::start(&env, folder.path(), true).expect("a writer");
+        for round in 0..20u64 {
+            let saves = (0..400u64).map(|i| {
+                let mut value = vec![b'.'; 1000];
+                value[..8].copy_from_slice(&(round * 400 + i).to_be_bytes());
+                writer.save_meta(vec![(i % 10) as u8], Some(value))
+            });
+            join_all(saves).await.into_iter().collect::<io::Result<()>>().expect("saved");
+        }
+        let bytes = std::fs::metadata(folder.path().join("meta.log")).expect("a file").len();
+        assert!(bytes < 2 << 20, "8 MB were saved, 10 KB are live, the file has {bytes} bytes");
+        writer.stop().await;
+        let again = Writer::start(&env, folder.path(), true).expect("a writer again");
+        for key in 0..10u8 {
+            let last = again.meta(vec![key]).expect("a value");
+            assert_eq!(u64::from_be_bytes(last[..8].try_into().expect("eight bytes")), 19 * 400 + 390 + u64::from(key));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_saved_lazily_reaches_the_file_on_request_and_at_the_stop() {
+        let (folder, env) = (tempfile::tempdir().expect("a folder"), Env::real());
+        let file_bytes = || std::fs::metadata(folder.path().join("meta.log")).expect("a file").len();
+        let writer = Writer::start(&env, folder.path(), true).expect("a writer");
+        for value in 0..100u8 {
+            writer.save_meta_lazily(b"commit".to_vec(), vec![value]);
+        }
+        assert_eq!(file_bytes(), 0, "nothing is written yet");
+        writer.save_lazy();
+        writer.save_meta(b"vote".to_vec(), Some(vec![1])).await.expect("saved behind it");
+        assert!(file_bytes() < 100, "one frame of each");
+        writer.save_meta_lazily(b"commit".to_vec(), vec![200]);
+        writer.stop().await;
+        let again = Writer::start(&env, folder.path(), true).expect("a writer again");
+        assert_eq!(again.meta(b"commit".to_vec()), Some(vec![200]));
     }
 }

@@ -1,6 +1,6 @@
 //! Rounds of group commit: what is queued is written together, synced together and answered in order.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{self, IoSlice};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,7 +9,8 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::sync::all_at_once;
+use super::meta::MetaLog;
+use super::sync::{SyncPool, Target};
 use super::{Job, Shared, lock};
 use crate::env::{Disk, File};
 use crate::log::Flushed;
@@ -17,9 +18,14 @@ use crate::log::Flushed;
 /// Jobs of one group-commit round.
 const ROUND_JOBS_MAX: usize = 1024;
 
-/// One run of contiguous bytes for one file.
+/// What a round writes to one file.
 struct Pending {
     file: Arc<dyn File>,
+    runs: Vec<Run>,
+}
+
+/// Contiguous bytes.
+struct Run {
     start: u64,
     end: u64,
     parts: Vec<Bytes>,
@@ -27,8 +33,7 @@ struct Pending {
 
 pub(super) struct Rounds {
     shared: Arc<Shared>,
-    meta_file: Arc<dyn File>,
-    meta_end: u64,
+    meta: MetaLog,
     fsync: bool,
     failed: Option<String>,
     disk: Arc<dyn Disk>,
@@ -36,23 +41,27 @@ pub(super) struct Rounds {
     created: Vec<Arc<dyn File>>,
     folders: BTreeSet<PathBuf>,
     pending: Vec<Pending>,
+    /// Which of `pending` is a file's: a round may touch a thousand.
+    place: HashMap<usize, usize>,
+    pool: SyncPool,
     done: Vec<Flushed>,
     /// Somebody waits for durability in this round.
     dirty: bool,
 }
 
 impl Rounds {
-    pub(super) fn new(shared: Arc<Shared>, disk: Arc<dyn Disk>, meta_file: Arc<dyn File>, meta_end: u64, fsync: bool) -> Rounds {
+    pub(super) fn new(shared: Arc<Shared>, disk: Arc<dyn Disk>, meta: MetaLog, fsync: bool) -> Rounds {
         Rounds {
             shared,
-            meta_file,
-            meta_end,
+            meta,
             fsync,
             failed: None,
+            pool: SyncPool::new(!disk.is_simulated()),
             disk,
             created: Vec::new(),
             folders: BTreeSet::new(),
             pending: Vec::new(),
+            place: HashMap::new(),
             done: Vec::new(),
             dirty: false,
         }
@@ -64,7 +73,7 @@ impl Rounds {
         for _ in 0..ROUND_JOBS_MAX {
             match next {
                 None => break,
-                Some(Job::Stop(stop)) => return Some(stop),
+                Some(Job::Stop(stop)) => return Some(self.end_with(stop)),
                 Some(Job::Write { file, offset, parts, done }) => {
                     self.dirty = true;
                     self.add(file, offset, parts);
@@ -77,15 +86,13 @@ impl Rounds {
                 }
                 Some(Job::Reserve { file, bytes }) => self.try_now(|| file.allocate(bytes)),
                 Some(Job::Meta { frame, done }) => {
-                    let offset = self.meta_end;
-                    self.meta_end += frame.len() as u64;
-                    self.add(self.meta_file.clone(), offset, vec![frame]);
-                    self.dirty |= done.is_some();
-                    self.done.extend(done);
+                    self.add_meta(vec![frame]);
+                    self.done.push(done);
                 }
+                Some(Job::SaveLazy) => self.save_lazy(),
                 Some(Job::Task { task, done }) => {
                     // What was queued before must be durable before files change under it.
-                    self.finish(false);
+                    self.finish();
                     let result = match &self.failed {
                         Some(error) => Err(io::Error::other(error.clone())),
                         None => task(),
@@ -104,7 +111,7 @@ impl Rounds {
         }
         // The loop may end at its bound with one job in hand.
         match next {
-            Some(Job::Stop(stop)) => Some(stop),
+            Some(Job::Stop(stop)) => Some(self.end_with(stop)),
             Some(job) => self.take(job, queue),
             None => None,
         }
@@ -119,64 +126,98 @@ impl Rounds {
         }
     }
 
+    fn add_meta(&mut self, frames: Vec<Bytes>) {
+        self.dirty = true;
+        let (file, offset) = self.meta.place(frames.iter().map(|frame| frame.len() as u64).sum());
+        self.add(file, offset, frames);
+    }
+
+    fn save_lazy(&mut self) {
+        let frames = lock(&self.shared.meta).take_lazy();
+        if !frames.is_empty() {
+            self.add_meta(frames);
+        }
+    }
+
+    /// The last round takes along what was saved lazily.
+    fn end_with(&mut self, stop: oneshot::Sender<()>) -> oneshot::Sender<()> {
+        self.save_lazy();
+        stop
+    }
+
     fn add(&mut self, file: Arc<dyn File>, offset: u64, parts: Vec<Bytes>) {
-        let length: u64 = parts.iter().map(|part| part.len() as u64).sum();
-        if let Some(run) = self.pending.iter_mut().rev().find(|run| Arc::ptr_eq(&run.file, &file)).filter(|run| run.end == offset) {
-            run.end += length;
-            run.parts.extend(parts);
-        } else {
-            self.pending.push(Pending { file, start: offset, end: offset + length, parts });
+        let end = offset + parts.iter().map(|part| part.len() as u64).sum::<u64>();
+        let place = *self.place.entry(Arc::as_ptr(&file).cast::<()>().addr()).or_insert(self.pending.len());
+        if place == self.pending.len() {
+            self.pending.push(Pending { file, runs: Vec::with_capacity(1) });
+        }
+        let runs = &mut self.pending[place].runs;
+        match runs.last_mut().filter(|run| run.end == offset) {
+            Some(run) => {
+                run.end = end;
+                run.parts.extend(parts);
+            }
+            None => runs.push(Run { start: offset, end, parts }),
         }
     }
 
     /// Writes, syncs, answers.
-    pub(super) fn finish(&mut self, threads: bool) {
-        self.finish_created(threads);
+    pub(super) fn finish(&mut self) {
+        self.finish_created();
+        self.place.clear();
         let pending = std::mem::take(&mut self.pending);
         let wanted = std::mem::take(&mut self.dirty);
         if self.failed.is_none()
-            && let Err(error) = self.write_and_sync(&pending, wanted, threads)
+            && let Err(error) = self.write_and_sync(pending, wanted)
         {
             tracing::error!(%error, "the disk refuses writes; this node's logs stop here");
             self.failed = Some(error.to_string());
         }
+        self.compact_meta();
         for done in self.done.drain(..) {
             done(self.failed.as_ref().map_or(Ok(()), |error| Err(io::Error::other(error.clone()))));
         }
     }
 
+    fn compact_meta(&mut self) {
+        if self.failed.is_none() && self.meta.may_be_grown() {
+            let values = lock(&self.shared.meta).values.clone();
+            let result = self.meta.compact(&values);
+            self.try_now(|| result);
+        }
+    }
+
     /// Headers and names are durable before a frame is: a crash leaves no frame without the header of its file.
-    fn finish_created(&mut self, threads: bool) {
+    fn finish_created(&mut self) {
         let (files, folders) = (std::mem::take(&mut self.created), std::mem::take(&mut self.folders));
         if files.is_empty() || !self.fsync || self.failed.is_some() {
             return;
         }
-        let disk = self.disk.clone();
-        let folders: Vec<PathBuf> = folders.into_iter().collect();
-        self.try_now(|| {
-            all_at_once(threads, &files, |file| file.sync())?;
-            all_at_once(threads, &folders, |folder| disk.sync_dir(folder))
-        });
+        let files = files.into_iter().map(Target::File).collect();
+        let folders = folders.into_iter().map(|folder| Target::Folder(self.disk.clone(), folder)).collect();
+        let result = self.pool.sync_all(files).and_then(|()| self.pool.sync_all(folders));
+        self.try_now(|| result);
     }
 
-    fn write_and_sync(&self, pending: &[Pending], wanted: bool, threads: bool) -> io::Result<()> {
-        let mut files: Vec<&Arc<dyn File>> = Vec::new();
-        for run in pending {
-            let slices: Vec<IoSlice<'_>> = run.parts.iter().map(|part| IoSlice::new(part)).collect();
-            run.file.write_all_at(&slices, run.start)?;
-            lock(&self.shared.stats).bytes_written += run.end - run.start;
-            if !files.iter().any(|file| Arc::ptr_eq(file, &run.file)) {
-                files.push(&run.file);
+    fn write_and_sync(&mut self, pending: Vec<Pending>, wanted: bool) -> io::Result<()> {
+        let mut bytes_written = 0;
+        for Pending { file, runs } in &pending {
+            for run in runs {
+                let slices: Vec<IoSlice<'_>> = run.parts.iter().map(|part| IoSlice::new(part)).collect();
+                file.write_all_at(&slices, run.start)?;
+                bytes_written += run.end - run.start;
             }
         }
+        lock(&self.shared.stats).bytes_written += bytes_written;
         if !wanted || !self.fsync {
             return Ok(());
         }
+        let files = pending.len() as u64;
         let started = Instant::now();
-        all_at_once(threads, &files, |file| file.sync())?;
+        self.pool.sync_all(pending.into_iter().map(|pending| Target::File(pending.file)).collect())?;
         let took = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         let mut stats = lock(&self.shared.stats);
-        stats.syncs += files.len() as u64;
+        stats.syncs += files;
         stats.sync_us_sum += took;
         stats.sync_us_max = stats.sync_us_max.max(took);
         Ok(())
