@@ -49,6 +49,9 @@ enum Command {
         /// Break it on purpose: acknowledge without fsync. The simulator must then find a loss
         #[arg(long)]
         no_fsync: bool,
+        /// Break it on purpose: let a snapshot stand for more than has been purged. The simulator must then find a hole
+        #[arg(long)]
+        snapshot_too_new: bool,
     },
     /// Play a scenario on real processes with a real client: exit status 0 when every promise holds, 1 when one does not, 77 when this
     /// machine lacks what it needs
@@ -89,9 +92,9 @@ enum Format {
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Check { history, acked_min, examples, format } => check(&history, acked_min, examples, format),
-        Command::Sim { seed, seeds, world, no_fsync } => {
+        Command::Sim { seed, seeds, world, no_fsync, snapshot_too_new } => {
             let seeds = seed.map_or(seeds, |seed| seed..seed.saturating_add(1));
-            sim(world, seeds, Mutations { no_fsync })
+            sim(world, seeds, Mutations { no_fsync, snapshot_too_new })
         }
         Command::Run { scenario, seconds, rate, meridian, flights, dir } => {
             let beside = || std::env::current_exe().map(|exe| exe.with_file_name("meridian")).unwrap_or_default();

@@ -103,7 +103,7 @@ impl Control {
         match tokio::time::timeout(ATTEMPT_DEADLINE, self.group.submit(proposal)).await {
             Ok(Ok(Ok(response))) => match response.data {
                 Outcome::Answer(answer) => Ok(answer),
-                Outcome::Nothing | Outcome::Batch { .. } => Err(ProposeError::Timeout),
+                Outcome::Nothing | Outcome::Batch { .. } | Outcome::Retained { .. } => Err(ProposeError::Timeout),
             },
             // Only this one is certain not to have been appended.
             Ok(Ok(Err(ClientWriteError::ForwardToLeader(to)))) => Err(ProposeError::NoLeader { leader: to.leader_id }),

@@ -42,6 +42,8 @@ const CHANGING: usize = 32;
 const LED_GROUPS_MAX: usize = 1 << 20;
 /// How old a commit index on disk may be that is saved without a sync of its own.
 const TEND_DISK_EVERY: Duration = Duration::from_secs(1);
+/// How often logs are looked at for segments that are too old or too many.
+const RETENTION_EVERY: Duration = Duration::from_secs(10);
 /// How long a stopping node waits for another to take a group over.
 const HANDOVER_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -191,7 +193,8 @@ impl Node {
         let tasks = vec![
             tokio::spawn(server::serve(weak.clone(), listener, tls)).abort_handle(),
             tokio::spawn(tell_leaders(weak.clone(), node.inner.tell.clone())).abort_handle(),
-            tokio::spawn(tend_disk(weak)).abort_handle(),
+            tokio::spawn(tend_disk(weak.clone())).abort_handle(),
+            tokio::spawn(enforce_retention(weak)).abort_handle(),
         ];
         lock(&node.inner.tasks).extend(tasks);
         Ok(node)
@@ -424,6 +427,21 @@ async fn tend_disk(node: NodeWeak) {
         tokio::time::sleep(TEND_DISK_EVERY).await;
         let Some(node) = node.upgrade() else { return };
         node.inner.writer.save_lazy();
+    }
+}
+
+/// Looks at every log now and then, in memory: only a log that has something to let go of is written to.
+async fn enforce_retention(node: NodeWeak) {
+    loop {
+        tokio::time::sleep(RETENTION_EVERY).await;
+        let Some(node) = node.upgrade() else { return };
+        let now_ms = node.inner.env.clock.wall_us() / 1000;
+        let partitions = node.partitions();
+        drop(node);
+        for partition in partitions {
+            partition.enforce_retention(now_ms).await;
+            partition.purge_leftovers().await;
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use meridian_raft::GroupId;
 use meridian_raft::batch::BatchHeader;
 use meridian_raft::batch::records::{Record, encode};
 use meridian_raft::env::Env;
-use meridian_raft::log::{FrameKind, Log, LogEntry, LogError, LogSettings};
+use meridian_raft::log::{FrameKind, Log, LogEntry, LogError, LogSettings, Purged, Retention, encode_start_offset};
 use meridian_raft::writer::Writer;
 
 const SEGMENT_BYTES: u64 = 64 * 1024;
@@ -25,10 +25,14 @@ impl Node {
     }
 
     fn open(&self) -> Result<Log, LogError> {
+        self.open_behind(None)
+    }
+
+    fn open_behind(&self, purged: Option<Purged>) -> Result<Log, LogError> {
         let env = Env::real();
         let writer = Writer::start(&env, self.dir.path(), true).expect("a writer");
         let settings = LogSettings { group: GroupId { topic: uuid::Uuid::from_u128(7), partition: 0 }, segment_bytes: SEGMENT_BYTES };
-        Log::open(&env, &writer, &self.dir.path().join("flights-0"), settings)
+        Log::open_behind(&env, &writer, &self.dir.path().join("flights-0"), settings, purged)
     }
 
     fn segments(&self) -> Vec<PathBuf> {
@@ -216,4 +220,115 @@ async fn saved_meta_survives_a_restart_and_a_deletion_too() {
     writer.stop().await;
     let writer = Writer::start(&env, node.dir.path(), true).expect("a writer again");
     assert_eq!((writer.meta(b"vote".to_vec()), writer.meta(b"gone".to_vec())), (Some(b"7".to_vec()), None));
+}
+
+/// A log of several segments: three records an entry, a thousand milliseconds an entry.
+fn long_log(node: &Node) -> Log {
+    let log = node.open().expect("a new log");
+    for index in 0..500 {
+        append(&log, vec![entry(index, 3)]);
+    }
+    assert!(node.segments().len() >= 4, "{:?}", node.segments());
+    log
+}
+
+fn gone(node: &Node, left: usize) {
+    // Files are removed beside the log's own work.
+    for _ in 0..500 {
+        if node.segments().len() == left {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("expected {left} segments: {:?}", node.segments());
+}
+
+#[tokio::test]
+async fn only_whole_segments_before_the_start_are_purged_and_a_restart_begins_behind_them() {
+    let node = Node::new();
+    let log = long_log(&node);
+    let count = node.segments().len();
+    assert_eq!(log.purge_point(u64::MAX - 1).expect("readable"), None, "nothing has been let go yet");
+    log.raise_start_offset(800);
+    let purged = log.purge_point(u64::MAX - 1).expect("readable").expect("a segment lies before offset 800");
+    assert!(purged.next_offset <= 800 && purged.next_offset == (purged.index as i64 + 1) * 3, "{purged:?}");
+    assert_eq!(log.purge_point(purged.index - 1).expect("readable").map(|earlier| earlier.index < purged.index), None);
+    log.purge(purged);
+    assert_eq!((log.indexes().start, log.start_offset()), (purged.index + 1, 800));
+    assert_eq!(log.entries(0..10, usize::MAX).expect("readable"), Vec::new());
+    let kept = log.read_batches(800, i64::MAX, usize::MAX).expect("readable");
+    assert_eq!(BatchHeader::decode(&kept[0].bytes).map(|header| header.base_offset), Some(798));
+    let found = log.offset_for_timestamp(0, i64::MAX).expect("readable").expect("a record");
+    assert_eq!(found.offset, 800, "what has been let go is not found any more");
+    gone(&node, log_segments(&log));
+    assert!(node.segments().len() < count);
+    drop(log);
+    let log = node.open_behind(Some(purged)).expect("the same log");
+    assert_eq!((log.indexes(), log.start_offset(), log.next_offset()), (purged.index + 1..500, purged.next_offset, 1500));
+    append(&log, vec![entry(500, 1)]);
+    assert_eq!(log.last().map(|last| last.index), Some(500));
+    drop(log);
+    let hole = node.open().expect_err("without the snapshot the entries before are missing");
+    assert!(matches!(hole, LogError::Corrupt { .. }), "{hole}");
+}
+
+fn log_segments(log: &Log) -> usize {
+    // One file a segment: what is left begins where the log begins.
+    usize::try_from(log.size_bytes() / SEGMENT_BYTES + 1).expect("few")
+}
+
+#[tokio::test]
+async fn a_log_that_ends_before_the_snapshot_begins_anew_behind_it() {
+    let node = Node::new();
+    let log = long_log(&node);
+    let purged = Purged { term: 4, index: 900, next_offset: 2_700, append_time_us: 5 };
+    log.purge(purged);
+    assert_eq!((log.indexes(), log.next_offset(), log.start_offset()), (901..901, 2_700, 2_700));
+    assert_eq!(log.last().map(|last| (last.term, last.index)), Some((4, 900)));
+    append(&log, vec![LogEntry { term: 5, ..entry(901, 2) }]);
+    assert_eq!(log.next_offset(), 2_702);
+    log.truncate_after(Some(900)).await.expect("truncated");
+    assert_eq!((log.last().map(|last| (last.term, last.index)), log.next_offset()), (Some((4, 900)), 2_700));
+    drop(log);
+    // The node stopped before the old segments were gone.
+    let other = Node::new();
+    drop(long_log(&other));
+    let log = other.open_behind(Some(purged)).expect("a new beginning");
+    assert_eq!((log.indexes(), log.next_offset()), (901..901, 2_700));
+    gone(&other, 0);
+}
+
+#[test]
+fn age_and_size_let_whole_segments_go_but_never_what_is_not_committed() {
+    let node = Node::new();
+    let log = long_log(&node);
+    let (day, first) = (24 * 3_600_000, log.size_bytes() / 4);
+    let by_time = |now_ms| log.expired(Retention { time_ms: Some(day), bytes: None }, now_ms, 1_500).expect("readable");
+    assert_eq!(by_time(day), None);
+    let some = by_time(day + 300_000).expect("the oldest segment");
+    assert!(some > 0 && some < 900, "{some}");
+    assert_eq!(by_time(2 * day), Some(1_500), "all of it, the segment that is written to as well");
+    let uncommitted = log.expired(Retention { time_ms: Some(day), bytes: None }, 2 * day, 1_400).expect("readable");
+    assert!(uncommitted.is_some_and(|start| start < 1_400), "{uncommitted:?}");
+    let by_size = |bytes| log.expired(Retention { time_ms: None, bytes: Some(bytes) }, 0, 1_500).expect("readable");
+    assert_eq!(by_size(log.size_bytes()), None);
+    assert!(by_size(first).is_some_and(|start| start > 500), "{:?}", by_size(first));
+    assert!(by_size(0).is_some_and(|start| start < 1_500), "the last segment stays");
+}
+
+#[test]
+fn a_point_that_lets_go_of_everything_opens_a_segment_and_may_skip_offsets() {
+    let node = Node::new();
+    let log = node.open().expect("a new log");
+    append(&log, (0..5).map(|index| entry(index, 1)).collect());
+    let point = |index, offset| LogEntry { kind: FrameKind::RetentionPoint, payload: encode_start_offset(offset), ..entry(index, 1) };
+    append(&log, vec![point(5, 3)]);
+    assert_eq!((node.segments().len(), log.next_offset()), (1, 5));
+    append(&log, vec![point(6, 40)]);
+    assert_eq!((node.segments().len(), log.next_offset()), (2, 40));
+    append(&log, vec![entry(7, 1)]);
+    drop(log);
+    let log = node.open().expect("the same log");
+    assert_eq!(log.next_offset(), 41);
+    assert_eq!(log.read_batches(5, i64::MAX, usize::MAX).expect("readable").len(), 1);
 }

@@ -10,6 +10,8 @@ pub mod region;
 pub struct Mutations {
     /// Appends are acknowledged without `fdatasync`.
     pub no_fsync: bool,
+    /// What stands for purged records claims to stand for all that has been applied: whoever is sent it has a hole.
+    pub snapshot_too_new: bool,
 }
 
 /// A broken promise, with the seed that shows it again.

@@ -25,6 +25,14 @@ pub struct Env {
     pub disk: Arc<dyn Disk>,
     pub net: Arc<dyn Net>,
     pub random: Arc<dyn Random>,
+    pub mutations: Mutations,
+}
+
+/// What is broken on purpose, in the simulator's mutation tests only: nothing else sets any of these.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mutations {
+    /// A snapshot claims to stand for all that has been applied, not for what has been purged: whoever is sent it has a hole.
+    pub snapshot_too_new: bool,
 }
 
 /// The wall clock.

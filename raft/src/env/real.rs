@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Clock, Disk, Env, File, Listener, Net, Random, Stream};
+use super::{Clock, Disk, Env, File, Listener, Mutations, Net, Random, Stream};
 
 /// Kernels take at most this many slices in one `pwritev` (`IOV_MAX` on Linux).
 const SLICES_MAX: usize = 1024;
@@ -20,7 +20,13 @@ const SLICES_MAX: usize = 1024;
 impl Env {
     /// The machine this process runs on.
     pub fn real() -> Env {
-        Env { clock: Arc::new(RealClock), disk: Arc::new(RealDisk), net: Arc::new(RealNet), random: Arc::new(RealRandom) }
+        Env {
+            clock: Arc::new(RealClock),
+            disk: Arc::new(RealDisk),
+            net: Arc::new(RealNet),
+            random: Arc::new(RealRandom),
+            mutations: Mutations::default(),
+        }
     }
 }
 

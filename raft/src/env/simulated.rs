@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 use turmoil::net::{TcpListener, TcpStream};
 
-use super::{Clock, Disk, Env, File, Listener, Net, Random, Stream};
+use super::{Clock, Disk, Env, File, Listener, Mutations, Net, Random, Stream};
 
 /// Wall time at which every simulation starts: 2026-01-01T00:00:00Z.
 const WALL_BASE_US: i64 = 1_767_225_600_000_000;
@@ -32,6 +32,7 @@ impl Env {
             disk: Arc::new(disk),
             net: Arc::new(SimNet),
             random: Arc::new(SimRandom(Mutex::new(StdRng::seed_from_u64(seed)))),
+            mutations: Mutations::default(),
         }
     }
 }

@@ -1,17 +1,20 @@
-//! What happens to a committed entry: offsets become readable, producers are remembered, commands reach the host's machine.
+//! What happens to a committed entry: offsets become readable, producers are remembered, commands reach the host's machine, and a retention
+//! point lets go of what lies before it.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
-use openraft::type_config::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
+use openraft::type_config::alias::{LogIdOf, SnapshotMetaOf, StoredMembershipOf};
 use openraft::{EntryPayload, StoredMembership};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
+use super::snapshot::{self, GroupSnapshot, Past, Snapshots};
 use super::{Outcome, Types};
 use crate::control::Machine;
-use crate::log::FrameKind;
+use crate::log::{FrameKind, Log, Purged, decode_start_offset};
 use crate::partition::producers::Producers;
 
 /// How far a replica has applied its log.
@@ -22,6 +25,8 @@ pub(crate) struct Applied {
     /// Epoch and append time of the last batch applied; 0 before the first.
     pub batch_epoch: i32,
     pub append_time_us: i64,
+    /// How often the log has begun anew behind a snapshot of the leader's, since it was opened.
+    pub filled_up: u64,
 }
 
 /// Who is told.
@@ -34,22 +39,31 @@ pub(crate) enum Host {
 pub(crate) struct Watched {
     pub applied: watch::Receiver<Applied>,
     pub high_watermark: watch::Receiver<i64>,
+    /// Segments lie before the log's start now: a snapshot would let go of them.
+    pub purgeable: Arc<Notify>,
 }
 
 pub(crate) struct GroupMachine {
     host: Host,
+    log: Log,
+    snapshots: Snapshots,
     last_applied: Option<LogIdOf<Types>>,
-    membership: StoredMembershipOf<Types>,
+    /// Those since the last snapshot, and the one that was in force there; the last is in force now.
+    memberships: VecDeque<StoredMembershipOf<Types>>,
     applied: watch::Sender<Applied>,
     high_watermark: watch::Sender<i64>,
+    purgeable: Arc<Notify>,
 }
 
 impl GroupMachine {
-    pub fn new(host: Host, start_offset: i64) -> (GroupMachine, Watched) {
+    /// Knows nothing yet: openraft hands it the last snapshot, then the entries behind it.
+    pub fn new(host: Host, log: Log, snapshots: Snapshots) -> (GroupMachine, Watched) {
         let (applied, applied_receiver) = watch::channel(Applied::default());
-        let (high_watermark, high_watermark_receiver) = watch::channel(start_offset);
-        let machine = GroupMachine { host, last_applied: None, membership: StoredMembership::default(), applied, high_watermark };
-        (machine, Watched { applied: applied_receiver, high_watermark: high_watermark_receiver })
+        let (high_watermark, high_watermark_receiver) = watch::channel(log.start_offset());
+        let purgeable = Arc::new(Notify::new());
+        let memberships = VecDeque::from([StoredMembership::default()]);
+        let watched = Watched { applied: applied_receiver, high_watermark: high_watermark_receiver, purgeable: purgeable.clone() };
+        (GroupMachine { host, log, snapshots, last_applied: None, memberships, applied, high_watermark, purgeable }, watched)
     }
 
     fn apply_one(&mut self, entry: openraft::type_config::alias::EntryOf<Types>) -> Outcome {
@@ -57,17 +71,28 @@ impl GroupMachine {
         let mut outcome = Outcome::Nothing;
         match entry.payload {
             EntryPayload::Blank => {}
-            EntryPayload::Membership(membership) => self.membership = StoredMembership::new(Some(entry.log_id), membership),
+            EntryPayload::Membership(membership) => self.memberships.push_back(StoredMembership::new(Some(entry.log_id), membership)),
             EntryPayload::Normal(proposal) => match (&self.host, proposal.kind, proposal.batch) {
                 (Host::Control(machine), FrameKind::Command, _) => {
                     outcome = Outcome::Answer(machine.apply(entry.log_id.index, &proposal.payload));
                 }
                 (Host::Partition(producers), FrameKind::Batch | FrameKind::Mirrored, Some(batch)) => {
                     let last_offset = batch.base_offset + i64::from(batch.last_offset_delta);
-                    producers.lock().unwrap_or_else(PoisonError::into_inner).applied(&batch);
+                    producers.lock().unwrap_or_else(PoisonError::into_inner).applied(&batch, proposal.append_time_us);
                     (now.batch_epoch, now.append_time_us) = (batch.leader_epoch, proposal.append_time_us);
                     self.high_watermark.send_replace(last_offset + 1);
                     outcome = Outcome::Batch { base_offset: batch.base_offset, last_offset };
+                }
+                (Host::Partition(producers), FrameKind::RetentionPoint, _) => {
+                    if let Some(start_offset) = decode_start_offset(&proposal.payload) {
+                        let mut producers = producers.lock().unwrap_or_else(PoisonError::into_inner);
+                        producers.expire(proposal.append_time_us);
+                        if start_offset > *self.high_watermark.borrow() {
+                            producers.skipped();
+                        }
+                        drop(producers);
+                        outcome = Outcome::Retained { start_offset: self.begin_at(start_offset) };
+                    }
                 }
                 // A mirrored batch that did not continue the log was appended as a blank, see `GroupStorage::append`.
                 _ => {}
@@ -79,12 +104,62 @@ impl GroupMachine {
     }
 }
 
+impl GroupMachine {
+    /// Readers may ask for nothing before `offset` from now on, and find nothing there: in a mirror the home may have let go of more than came.
+    fn begin_at(&mut self, offset: i64) -> i64 {
+        self.log.raise_start_offset(offset);
+        self.high_watermark.send_if_modified(|held| std::mem::replace(held, offset.max(*held)) < offset);
+        self.purgeable.notify_one();
+        self.log.start_offset()
+    }
+
+    /// The snapshot that may stand for what lies before the first segment still needed.
+    fn past(&self) -> io::Result<Option<GroupSnapshot>> {
+        let Some(applied) = self.last_applied else { return Ok(None) };
+        let (purged, state) = match &self.host {
+            Host::Partition(producers) => {
+                let Some(mut purged) = self.log.purge_point(applied.index)? else { return Ok(None) };
+                if self.log.mutations().snapshot_too_new {
+                    (purged.term, purged.index, purged.next_offset) =
+                        (applied.leader_id.term, applied.index, *self.high_watermark.borrow());
+                }
+                (purged, producers.lock().unwrap_or_else(PoisonError::into_inner).checkpoint())
+            }
+            Host::Control(_) => return Ok(None),
+        };
+        let membership = self.memberships.iter().rev().find(|held| held.log_id().is_none_or(|id| id.index <= purged.index));
+        let membership = membership.cloned().unwrap_or_default();
+        let (batch_epoch, batch_time_us) = match self.log.last_batch_of(purged)? {
+            Some(head) => (head.batch.map_or(0, |batch| batch.leader_epoch), head.append_time_us),
+            None => self.snapshots.read()?.map_or((0, 0), |held| (held.snapshot.batch_epoch, held.snapshot.batch_time_us)),
+        };
+        let start_offset = self.log.start_offset();
+        Ok(Some(snapshot::snapshot(Past { purged, start_offset, batch_epoch, batch_time_us, state }, membership)))
+    }
+
+    fn restore(&mut self, snapshot: &GroupSnapshot, from_leader: bool) -> io::Result<()> {
+        let Past { purged: Purged { term, index, next_offset, .. }, start_offset, batch_epoch, batch_time_us, ref state } =
+            snapshot.snapshot;
+        match &self.host {
+            Host::Partition(producers) => producers.lock().unwrap_or_else(PoisonError::into_inner).restore(state)?,
+            Host::Control(_) => return Err(io::Error::new(io::ErrorKind::Unsupported, "the controller's log is not purged")),
+        }
+        self.last_applied = snapshot.meta.last_log_id;
+        self.memberships = VecDeque::from([snapshot.meta.last_membership.clone()]);
+        self.log.raise_start_offset(start_offset);
+        self.high_watermark.send_if_modified(|held| std::mem::replace(held, next_offset.max(*held)) < next_offset);
+        let filled_up = self.applied.borrow().filled_up + u64::from(from_leader);
+        self.applied.send_replace(Applied { index, term, batch_epoch, append_time_us: batch_time_us, filled_up });
+        Ok(())
+    }
+}
+
 impl RaftStateMachine<Types> for GroupMachine {
-    type SnapshotData = ();
-    type SnapshotBuilder = NoSnapshots;
+    type SnapshotData = Past;
+    type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogIdOf<Types>>, StoredMembershipOf<Types>), io::Error> {
-        Ok((self.last_applied, self.membership.clone()))
+        Ok((self.last_applied, self.memberships.back().cloned().unwrap_or_default()))
     }
 
     async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
@@ -101,30 +176,47 @@ impl RaftStateMachine<Types> for GroupMachine {
         Ok(())
     }
 
-    async fn get_snapshot_builder(&mut self) -> NoSnapshots {
-        NoSnapshots
+    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Builder> {
+        let past = self.past();
+        if let Ok(Some(snapshot)) = &past {
+            let upto = snapshot.snapshot.purged.index;
+            let kept = self.memberships.iter().rposition(|held| held.log_id().is_none_or(|id| id.index <= upto));
+            self.memberships.drain(..kept.unwrap_or(0));
+        }
+        // Nothing to let go of is no failure, but openraft does not ask for the reason.
+        past.transpose().map(|past| Builder { past: Some(past), snapshots: self.snapshots.clone() })
     }
 
-    async fn install_snapshot(&mut self, _meta: &SnapshotMetaOf<Types>, _snapshot: ()) -> Result<(), io::Error> {
-        Err(no_snapshots())
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder { past: self.past().transpose(), snapshots: self.snapshots.clone() }
     }
 
-    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<Types, ()>>, io::Error> {
-        Ok(None)
+    async fn install_snapshot(&mut self, meta: &SnapshotMetaOf<Types>, past: Past) -> Result<(), io::Error> {
+        let snapshot = snapshot::snapshot(past, meta.last_membership.clone());
+        // Durable before the log lets go of anything for it.
+        let is_new = self.snapshots.save(&snapshot).await?;
+        // A restart begins with the node's own.
+        self.restore(&snapshot, is_new)
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<GroupSnapshot>, io::Error> {
+        self.snapshots.read()
     }
 }
 
-/// The log is the data, so there is nothing to make a snapshot of; openraft is told never to ask.
-pub(crate) struct NoSnapshots;
-
-fn no_snapshots() -> io::Error {
-    io::Error::new(io::ErrorKind::Unsupported, "a log is never replaced by a snapshot")
+/// A snapshot that only has to become durable.
+pub(crate) struct Builder {
+    past: Option<io::Result<GroupSnapshot>>,
+    snapshots: Snapshots,
 }
 
-impl RaftSnapshotBuilder<Types> for NoSnapshots {
-    type SnapshotData = ();
+impl RaftSnapshotBuilder<Types> for Builder {
+    type SnapshotData = Past;
 
-    async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types, ()>, io::Error> {
-        Err(no_snapshots())
+    async fn build_snapshot(&mut self) -> Result<GroupSnapshot, io::Error> {
+        let nothing = || Err(io::Error::other("nothing has been purged that a snapshot could stand for"));
+        let snapshot = self.past.take().unwrap_or_else(nothing)?;
+        self.snapshots.save(&snapshot).await?;
+        Ok(snapshot)
     }
 }

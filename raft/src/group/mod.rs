@@ -4,6 +4,7 @@
 
 pub(crate) mod machine;
 pub(crate) mod network;
+pub(crate) mod snapshot;
 pub(crate) mod storage;
 
 use std::collections::BTreeSet;
@@ -20,7 +21,7 @@ use openraft::rt::deterministic_rng::DeterministicRng;
 use openraft::rt::instant::Instant as _;
 use openraft::rt::watch::WatchReceiver as _;
 use openraft_rt_tokio::TokioRuntime;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::batch::BatchHeader;
 use crate::env::Env;
@@ -32,6 +33,7 @@ use crate::writer::Writer;
 use crate::{GroupId, NodeId};
 use machine::{Applied, GroupMachine, Host};
 use network::NetworkFactory;
+use snapshot::Snapshots;
 use storage::GroupStorage;
 
 /// How long a voter that may not form the group waits for the one that should, before it forms the group itself.
@@ -41,6 +43,8 @@ const FIRST_ELECTION_AGAIN: Duration = Duration::from_millis(20);
 const FIRST_ELECTION_AGAIN_MAX: Duration = Duration::from_millis(320);
 /// Then openraft's own elections go on alone.
 const FIRST_ELECTIONS_MAX: u32 = 16;
+/// One attempt to send a follower the snapshot from which its log begins anew.
+const INSTALL_DEADLINE_MS: u64 = 10_000;
 /// Entries and bytes of one AppendEntries; several are in flight per follower.
 const APPEND_ENTRIES_MAX: u64 = 512;
 pub(crate) const APPEND_BYTES_MAX: usize = 1 << 20;
@@ -84,6 +88,10 @@ pub(crate) enum Outcome {
         last_offset: i64,
     },
     Answer(Vec<u8>),
+    /// The log begins at this offset now.
+    Retained {
+        start_offset: i64,
+    },
 }
 
 impl fmt::Display for Outcome {
@@ -122,6 +130,7 @@ struct Inner {
     node_id: NodeId,
     raft: Raft,
     log: Log,
+    snapshots: Snapshots,
     applied: watch::Receiver<Applied>,
     high_watermark: watch::Receiver<i64>,
     leadership: watch::Receiver<Leadership>,
@@ -173,7 +182,9 @@ fn config(timing: Timing, id: GroupId) -> Result<openraft::Config, NodeError> {
         election_timeout_max: timing.election_max_ms,
         quorum_loss_probe_interval: Some(timing.election_max_ms * 2 + timing.heartbeat_ms),
         max_payload_entries: APPEND_ENTRIES_MAX,
-        // The log is the data: nothing is ever replaced by a snapshot.
+        // The log is the data: a snapshot stands for what retention let go of, and is made when it does.
+        max_in_snapshot_log_to_keep: 0,
+        install_snapshot_timeout: INSTALL_DEADLINE_MS,
         snapshot_policy: openraft::SnapshotPolicy::Never,
         enable_pre_vote: Some(true),
         enable_leader_restore: Some(false),
@@ -188,11 +199,13 @@ impl Group {
     /// Recovers the log, starts openraft on it, and forms the group where that has never happened.
     pub async fn start(around: Surroundings<'_>, plan: Plan) -> Result<Group, NodeError> {
         let Plan { id, directory, voters, segment_bytes, host, mirror } = plan;
-        let log = Log::open(around.env, around.writer, &directory, LogSettings { group: id, segment_bytes })?;
+        let snapshots = Snapshots::new(id, around.writer.clone());
+        let purged = snapshots.purged()?;
+        let log = Log::open_behind(around.env, around.writer, &directory, LogSettings { group: id, segment_bytes }, purged)?;
         storage::require_whole(&log, around.writer, id)?;
         let watched_log = log.clone();
-        let storage = GroupStorage::new(id, log.clone(), around.writer.clone());
-        let (machine, watched) = GroupMachine::new(host, log.start_offset());
+        let storage = GroupStorage::new(id, log.clone(), around.writer.clone(), snapshots.clone());
+        let (machine, watched) = GroupMachine::new(host, log.clone(), snapshots.clone());
         let network = NetworkFactory { group: id, peers: around.peers.clone() };
         let config = Arc::new(config(around.timing, id)?);
         let seed = around.env.random.next_u64();
@@ -210,7 +223,7 @@ impl Group {
         let alone = voters == [around.node_id];
         let tasks = vec![
             tokio::spawn(propose(raft.clone(), queue)).abort_handle(),
-            tokio::spawn(observer.run(leadership_told.clone())).abort_handle(),
+            tokio::spawn(observer.run(leadership_told.clone(), watched.purgeable)).abort_handle(),
             tokio::spawn(Runtime::scope(seed ^ 1, form(raft.clone(), voters.into_iter().collect(), patience))).abort_handle(),
         ];
         let lease = Duration::from_millis(around.timing.election_max_ms);
@@ -220,6 +233,7 @@ impl Group {
             node_id: around.node_id,
             raft,
             log,
+            snapshots,
             applied,
             high_watermark,
             leadership,
@@ -237,6 +251,10 @@ impl Group {
     }
     pub fn log(&self) -> &Log {
         &self.inner.log
+    }
+    /// What stands for the purged part of the log, if anything has been purged.
+    pub fn snapshot(&self) -> Option<Bytes> {
+        self.inner.snapshots.bytes()
     }
     pub fn applied(&self) -> watch::Receiver<Applied> {
         self.inner.applied.clone()
@@ -370,6 +388,12 @@ async fn form(raft: Raft, voters: BTreeSet<NodeId>, patience: Duration) {
     }
 }
 
+/// Has a snapshot made once segments lie before the log's start. Should it be cut off in between, the node's next sweep asks again.
+async fn purge(raft: &Raft, purgeable: &Notify) -> Result<(), openraft::errors::Fatal<Types>> {
+    purgeable.notified().await;
+    raft.trigger().snapshot().await
+}
+
 /// Turns openraft's view into [`Leadership`].
 struct Observer {
     raft: Raft,
@@ -379,7 +403,7 @@ struct Observer {
 }
 
 impl Observer {
-    async fn run(mut self, leadership: Arc<watch::Sender<Leadership>>) {
+    async fn run(mut self, leadership: Arc<watch::Sender<Leadership>>, purgeable: Arc<Notify>) {
         let mut server = self.raft.server_metrics();
         loop {
             let now = {
@@ -401,6 +425,8 @@ impl Observer {
                 biased;
                 changed = server.changed() => if changed.is_err() { return },
                 changed = applied_matters => if changed.is_err() { return },
+                // openraft purges behind every snapshot; a leader only what no live follower is being sent.
+                triggered = purge(&self.raft, &purgeable) => if triggered.is_err() { return },
             }
         }
     }

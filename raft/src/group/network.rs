@@ -12,9 +12,9 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use openraft::storage::Snapshot;
 use openraft::type_config::alias::VoteOf;
 
+use super::snapshot::{GroupSnapshot, Past};
 use super::{BACKOFF, Types};
 use crate::peer::client::Peers;
 use crate::peer::frame::{self, Request};
@@ -62,7 +62,7 @@ impl Network {
 }
 
 impl RaftNetworkV2<Types> for Network {
-    type SnapshotData = ();
+    type SnapshotData = Past;
 
     async fn append_entries(
         &mut self,
@@ -124,14 +124,21 @@ impl RaftNetworkV2<Types> for Network {
         self.call(&option, Request::transfer, &rpc).await
     }
 
+    /// One frame: a snapshot is what a log's past comes down to, not the past itself.
     async fn full_snapshot(
         &mut self,
-        _vote: VoteOf<Types>,
-        _snapshot: Snapshot<openraft::type_config::alias::CommittedLeaderIdOf<Types>, u64, openraft::EmptyNode, ()>,
-        _cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
-        _option: RPCOption,
+        vote: VoteOf<Types>,
+        snapshot: GroupSnapshot,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        Err(StreamingError::Unreachable(Unreachable::new(&io::Error::other("a log is never replaced by a snapshot"))))
+        let failed = |error: io::Error| StreamingError::Unreachable(Unreachable::new(&error));
+        let request = frame::snapshot_request(self.group, &vote, &snapshot).map_err(failed)?;
+        let answer = tokio::select! {
+            answer = self.peers.call(self.target, request, option.hard_ttl()) => answer.map_err(failed)?,
+            closed = cancel => return Err(StreamingError::Closed(closed)),
+        };
+        serde_json::from_slice(&answer).map_err(|error| failed(error.into()))
     }
 
     fn backoff(&self) -> Option<Backoff> {

@@ -10,6 +10,7 @@ use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::type_config::alias::{EntryOf, LogIdOf, VoteOf};
 use openraft::{EntryPayload, LogId};
 
+use super::snapshot::Snapshots;
 use super::{APPEND_BYTES_MAX, Proposal, Types};
 use crate::batch::BatchHeader;
 use crate::log::{EntryHead, FrameKind, Log, LogEntry, LogError};
@@ -25,6 +26,7 @@ pub(crate) struct GroupStorage {
     group: GroupId,
     log: Log,
     writer: Writer,
+    snapshots: Snapshots,
     vote: Arc<Mutex<Option<VoteOf<Types>>>>,
 }
 
@@ -47,9 +49,13 @@ fn committed_key(group: GroupId) -> Vec<u8> {
     meta_key(b'c', group)
 }
 
+pub(super) fn snapshot_key(group: GroupId) -> Vec<u8> {
+    meta_key(b's', group)
+}
+
 /// The keys to forget with a group.
-pub(crate) fn meta_keys(group: GroupId) -> [Vec<u8>; 3] {
-    [vote_key(group), committed_key(group), repair::mark_key(group)]
+pub(crate) fn meta_keys(group: GroupId) -> [Vec<u8>; 4] {
+    [vote_key(group), committed_key(group), repair::mark_key(group), snapshot_key(group)]
 }
 
 /// The vote as last saved.
@@ -71,8 +77,8 @@ pub(crate) fn require_whole(log: &Log, writer: &Writer, group: GroupId) -> Resul
 }
 
 impl GroupStorage {
-    pub fn new(group: GroupId, log: Log, writer: Writer) -> GroupStorage {
-        GroupStorage { group, log, writer, vote: Arc::default() }
+    pub fn new(group: GroupId, log: Log, writer: Writer, snapshots: Snapshots) -> GroupStorage {
+        GroupStorage { group, log, writer, snapshots, vote: Arc::default() }
     }
 
     fn range(&self, range: &impl RangeBounds<u64>) -> std::ops::Range<u64> {
@@ -124,9 +130,9 @@ pub(crate) fn entry_of(entry: LogEntry) -> io::Result<EntryOf<Types>> {
     let payload = match kind {
         FrameKind::Blank => EntryPayload::Blank,
         FrameKind::Membership => EntryPayload::Membership(serde_json::from_slice(&payload)?),
-        FrameKind::Batch | FrameKind::Mirrored | FrameKind::Command => {
+        FrameKind::Batch | FrameKind::Mirrored | FrameKind::Command | FrameKind::RetentionPoint => {
             // openraft replays the committed entries of a restart from here, not through `entries_stream`.
-            let batch = if kind == FrameKind::Command { None } else { BatchHeader::decode(&payload) };
+            let batch = if matches!(kind, FrameKind::Batch | FrameKind::Mirrored) { BatchHeader::decode(&payload) } else { None };
             EntryPayload::Normal(Proposal { kind, append_time_us, payload, batch, judged_in: None })
         }
     };
@@ -156,7 +162,12 @@ impl RaftLogReader<Types> for GroupStorage {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<EntryOf<Types>>, io::Error> {
-        self.log.entries(start..end, APPEND_BYTES_MAX)?.into_iter().map(entry_of).collect()
+        let entries = self.log.entries(start..end, APPEND_BYTES_MAX)?;
+        // Purged meanwhile: what begins later would leave a hole in the follower's log. Its replication ends, and begins with a snapshot.
+        if entries.first().is_some_and(|first| first.index != start) {
+            return Ok(Vec::new());
+        }
+        entries.into_iter().map(entry_of).collect()
     }
 
     async fn entries_stream<R>(&mut self, range: R) -> impl Stream<Item = Result<EntryOf<Types>, io::Error>> + Send
@@ -196,7 +207,8 @@ impl RaftLogStorage<Types> for GroupStorage {
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
         let last_log_id = self.log.last().map(|last| log_id(last.term, last.index));
-        Ok(LogState { last_purged_log_id: None, last_log_id })
+        let last_purged_log_id = self.log.purged().map(|purged| log_id(purged.term, purged.index));
+        Ok(LogState { last_purged_log_id, last_log_id })
     }
 
     async fn get_log_reader(&mut self) -> GroupStorage {
@@ -244,7 +256,17 @@ impl RaftLogStorage<Types> for GroupStorage {
         self.log.truncate_after(last.map(|last| last.index)).await
     }
 
-    async fn purge(&mut self, _log_id: LogIdOf<Types>) -> Result<(), io::Error> {
-        Err(io::Error::new(io::ErrorKind::Unsupported, "nothing asks for a purge: there are no snapshots"))
+    /// What is purged lies in the snapshot, which is durable; it also knows the offset behind.
+    async fn purge(&mut self, upto: LogIdOf<Types>) -> Result<(), io::Error> {
+        let snapshot = self.snapshots.read()?.ok_or_else(|| invalid("a purge without a snapshot"))?;
+        let purged = snapshot.snapshot.purged;
+        if purged.index < upto.index {
+            return Err(invalid("a purge beyond the snapshot"));
+        }
+        // The snapshot may be newer than the one this purge was decided for; its own purge is on the way then.
+        if purged.index == upto.index {
+            self.log.purge(purged);
+        }
+        Ok(())
     }
 }

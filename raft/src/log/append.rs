@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::frame::{FRAME_HEADER_BYTES, PAYLOAD_BYTES_MAX, SEGMENT_HEADER_BYTES, encode_frame, encode_segment, is_batch};
+use super::retention::start_offset_of;
 use super::segment::{Segment, damaged, head_of, reservation};
 use super::state::State;
 use super::{Flushed, FrameKind, Inner, Log, LogEntry};
@@ -24,7 +25,10 @@ impl Log {
                 return Err(damaged("entry does not continue the log, or is too long"));
             }
             self.stamp(&state, &mut entry)?;
-            if state.segments.last().is_none_or(|segment| segment.end >= self.inner.settings.segment_bytes) {
+            // Nothing before such a point is read any more: in a segment of its own it lets go of all of it.
+            let covers = start_offset_of(&entry).is_some_and(|start| start >= state.next_offset);
+            let full = |segment: &Segment| segment.end >= self.inner.settings.segment_bytes || (covers && !segment.points.is_empty());
+            if state.segments.last().is_none_or(full) {
                 if let Some((file, offset, parts)) = run.take() {
                     self.inner.writer.queue(Job::Write { file, offset, parts, done: Box::new(|_| ()) })?;
                 }

@@ -93,6 +93,7 @@ pub(super) fn decode_frame(bytes: &[u8; 64]) -> Option<FrameHeader> {
         2 => FrameKind::Batch,
         3 => FrameKind::Mirrored,
         4 => FrameKind::Command,
+        5 => FrameKind::RetentionPoint,
         _ => return None,
     };
     let length = u32_at(bytes, 8) as usize;

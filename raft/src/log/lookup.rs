@@ -16,10 +16,11 @@ impl Log {
     pub fn offset_of_max_timestamp(&self, end_offset: i64) -> io::Result<Option<OffsetAt>> {
         // The index knows what lies before the stretch where the committed end is; that stretch is looked through.
         let last = self.index_near(end_offset.saturating_sub(1));
+        let first = self.index_near(self.start_offset());
         let before = {
             let state = self.state();
             let points = state.segments.iter().flat_map(|segment| &segment.points).take_while(|point| point.index < last);
-            points.map(|point| point.max_timestamp_ms).max()
+            points.filter(|point| point.index >= first).map(|point| point.max_timestamp_ms).max()
         };
         let mut greatest = before.filter(|timestamp_ms| *timestamp_ms != i64::MIN);
         for stretch in self.stretches(last, i64::MIN) {
@@ -35,21 +36,27 @@ impl Log {
     }
 
     fn find_record(&self, end_offset: i64, timestamp_ms: i64) -> io::Result<Option<OffsetAt>> {
-        for stretch in self.stretches(0, timestamp_ms) {
+        let start_offset = self.start_offset();
+        for stretch in self.stretches(self.index_near(start_offset), timestamp_ms) {
             for head in self.heads(stretch)? {
                 let Some(batch) = head.batch.filter(|batch| batch.max_timestamp_ms >= timestamp_ms) else { continue };
+                if batch.base_offset + i64::from(batch.last_offset_delta) < start_offset {
+                    continue;
+                }
                 if batch.base_offset >= end_offset {
                     return Ok(None);
                 }
                 let Some(entry) = self.entries(head.index..head.index + 1, usize::MAX)?.pop() else { return Ok(None) };
                 let records = Batch::from_stored(entry.payload).map_err(io::Error::other)?.records();
                 let (offset, timestamp_ms) = match &records {
-                    None => (batch.base_offset, batch.max_timestamp_ms),
-                    Some(records) => match records.iter().find(|record| record.timestamp_ms >= timestamp_ms) {
-                        Some(record) => (record.offset, record.timestamp_ms),
-                        // The client's header promised a later time than its records have.
-                        None => continue,
-                    },
+                    None => (batch.base_offset.max(start_offset), batch.max_timestamp_ms),
+                    Some(records) => {
+                        match records.iter().find(|record| record.timestamp_ms >= timestamp_ms && record.offset >= start_offset) {
+                            Some(record) => (record.offset, record.timestamp_ms),
+                            // The client's header promised a later time than its records have.
+                            None => continue,
+                        }
+                    }
                 };
                 return Ok(Some(OffsetAt { offset, timestamp_ms, leader_epoch: batch.leader_epoch }));
             }
@@ -77,11 +84,14 @@ impl Log {
         })
     }
 
-    /// The largest batch epoch not above `epoch`, and the offset where it ends.
+    /// The largest batch epoch not above `epoch`, and the offset where it ends. Of an epoch older than all that is kept, where the log begins:
+    /// whoever asks has to go on from there.
     pub fn end_offset_for_epoch(&self, epoch: i32, end_offset: i64) -> Option<(i32, i64)> {
         let state = self.state();
         let i = state.epochs.partition_point(|&(known, _)| known <= epoch);
-        let (known, _) = *state.epochs.get(i.checked_sub(1)?)?;
+        let Some(&(known, _)) = i.checked_sub(1).and_then(|i| state.epochs.get(i)) else {
+            return state.purged.and_then(|_| state.epochs.first()).map(|&(_, start)| (epoch, start.min(end_offset)));
+        };
         let end = state.epochs.get(i).map_or(state.next_offset, |&(_, start)| start);
         Some((known, end.min(end_offset)))
     }

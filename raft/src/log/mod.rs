@@ -1,7 +1,7 @@
 //! One group's log on disk: segments of checksummed frames, and the indexes that are rebuilt from them. It is the Raft log and the partition log in one.
 //!
 //! [`frame`] is the bytes of a segment, [`segment`] one file of them, [`state`] what memory knows of all; [`append`], [`truncate`], [`read`] and
-//! [`lookup`] are what is done with a log, [`recovery`] is what a restart finds.
+//! [`lookup`] are what is done with a log, [`retention`] is where it begins, [`recovery`] what a restart finds.
 
 use std::io;
 use std::ops::Range;
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::GroupId;
-use crate::env::Env;
+use crate::env::{Env, Mutations};
 use crate::writer::Writer;
 
 mod append;
@@ -20,11 +20,14 @@ mod frame;
 mod lookup;
 mod read;
 mod recovery;
+mod retention;
 pub(crate) mod salvage;
 mod segment;
 mod state;
 mod truncate;
 
+pub(crate) use retention::start_offset_of;
+pub use retention::{Purged, Retention, decode_start_offset, encode_start_offset};
 use state::State;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -40,6 +43,8 @@ pub enum FrameKind {
     Mirrored = 3,
     /// A command of the controller.
     Command = 4,
+    /// Where readers may begin from now on: an offset. In a mirror also where the next batch begins, if that lies further on.
+    RetentionPoint = 5,
 }
 
 /// One entry as the Raft group hands it over and gets it back.
@@ -62,6 +67,8 @@ pub struct EntryHead {
     pub index: u64,
     pub append_time_us: i64,
     pub batch: Option<crate::batch::BatchHeader>,
+    /// Of a retention point: the log start offset that it asks for.
+    pub start_offset: Option<i64>,
 }
 
 /// A batch as stored, with the time its home's leader stamped on it.
@@ -142,13 +149,20 @@ struct Inner {
 impl Log {
     /// Recovers the log in `dir`: headers of sealed segments, every checksum of the last one; a torn tail is cut.
     pub fn open(env: &Env, writer: &Writer, dir: &Path, settings: LogSettings) -> Result<Log, LogError> {
+        Log::open_behind(env, writer, dir, settings, None)
+    }
+
+    /// The same, where entries up to `purged` are gone: a log that ends before it begins anew there, one that begins behind it has a hole.
+    pub fn open_behind(env: &Env, writer: &Writer, dir: &Path, settings: LogSettings, purged: Option<Purged>) -> Result<Log, LogError> {
         // Its name is made durable with the first file in it.
         env.disk.create_dir_all(dir)?;
         let mut state = State::default();
         let paths: Vec<PathBuf> = env.disk.list(dir)?.into_iter().filter(|path| path.extension().is_some_and(|end| end == "log")).collect();
+        let paths = retention::remove_leftovers(env, dir, paths, purged)?;
         for (i, path) in paths.iter().enumerate() {
             recovery::recover(env, &mut state, path, settings.group, i + 1 == paths.len())?;
         }
+        recovery::begin(env, &mut state, dir, purged)?;
         state.flushed_next = state.next_index();
         let inner = Inner {
             env: env.clone(),
@@ -179,6 +193,10 @@ impl Log {
         });
     }
 
+    pub(crate) fn mutations(&self) -> Mutations {
+        self.inner.env.mutations
+    }
+
     /// First index not known to be durable.
     pub(crate) fn flushed_next(&self) -> u64 {
         self.state().flushed_next
@@ -191,7 +209,7 @@ impl Log {
     /// `first index held .. next index`.
     pub fn indexes(&self) -> Range<u64> {
         let state = self.state();
-        state.segments.first().map_or(0, |segment| segment.base_index)..state.next_index()
+        state.first_index()..state.next_index()
     }
 
     pub fn last(&self) -> Option<LogPosition> {
@@ -200,10 +218,6 @@ impl Log {
 
     pub fn next_offset(&self) -> i64 {
         self.state().next_offset
-    }
-
-    pub fn start_offset(&self) -> i64 {
-        self.state().segments.first().map_or(0, |segment| segment.base_offset)
     }
 
     pub fn last_append_time_us(&self) -> i64 {

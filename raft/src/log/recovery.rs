@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::LogError;
 use super::frame::{FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, decode_frame, decode_segment, is_batch};
+use super::retention::{self, Purged};
 use super::segment::{Segment, head_of, read_exact, read_frame};
 use super::state::State;
 use crate::GroupId;
@@ -26,8 +27,8 @@ pub(super) fn recover(env: &Env, state: &mut State, path: &Path, group: GroupId,
         }
         return Err(corrupt(0, "segment header"));
     };
-    // The first begins where a log begins.
-    let continues = (state.next_index(), state.next_offset) == (base_index, base_offset);
+    // Of the first, see `begin`.
+    let continues = state.segments.is_empty() || (state.next_index(), state.next_offset) == (base_index, base_offset);
     if !continues {
         return Err(corrupt(0, "segment does not continue the one before"));
     }
@@ -56,6 +57,18 @@ pub(super) fn recover(env: &Env, state: &mut State, path: &Path, group: GroupId,
         file.allocate(length)?;
         file.sync()?;
     }
+    Ok(())
+}
+
+/// Puts the recovered log behind what has been purged. A log that ends before that begins anew: it was being filled up when the node stopped.
+pub(super) fn begin(env: &Env, state: &mut State, dir: &Path, purged: Option<Purged>) -> Result<(), LogError> {
+    let wanted = purged.map_or(0, |purged| purged.index + 1);
+    if let Some(first) = state.segments.first().filter(|first| first.base_index > wanted) {
+        return Err(LogError::Corrupt { path: first.path.clone(), position: 0, reason: "entries before this segment are missing" });
+    }
+    let Some(purged) = purged else { return Ok(()) };
+    let gone: Vec<_> = state.purge(purged).into_iter().map(|segment| segment.path).collect();
+    retention::remove(env, dir, &gone)?;
     Ok(())
 }
 

@@ -3,7 +3,9 @@
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 
+use super::EntryHead;
 use super::frame::{FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, decode_segment, is_batch};
+use super::retention::{Purged, remove_leftovers};
 use super::segment::{damaged, head_of, read_exact, read_frame};
 use crate::GroupId;
 use crate::env::{Disk, Env, File};
@@ -21,14 +23,15 @@ struct Cursor {
 
 /// Leaves in `dir` the sound prefix of the log, and moves every file from the first damage on to `aside`, whose earlier content goes.
 /// Reads everything. A crash at any point leaves a prefix, and in `aside` what was moved.
-pub(crate) fn keep_sound_prefix(env: &Env, group: GroupId, dir: &Path, aside: &Path) -> io::Result<()> {
+pub(crate) fn keep_sound_prefix(env: &Env, group: GroupId, dir: &Path, aside: &Path, purged: Option<Purged>) -> io::Result<()> {
     let disk = &*env.disk;
     disk.create_dir_all(dir)?;
     let mut next = None;
     let paths: Vec<PathBuf> = disk.list(dir)?.into_iter().filter(|path| path.extension().is_some_and(|end| end == "log")).collect();
+    let paths = remove_leftovers(env, dir, paths, purged)?;
     for (i, path) in paths.iter().enumerate() {
         let file = disk.open(path, false)?;
-        let (cursor, sound_end, whole) = verify(&*file, group, next)?;
+        let (cursor, sound_end, whole) = verify(&*file, group, next, purged)?;
         if whole {
             next = cursor;
             continue;
@@ -75,13 +78,14 @@ fn copy(disk: &dyn Disk, from: &dyn File, to: &Path, bytes: u64) -> io::Result<(
 }
 
 /// Where the log goes on behind this segment, where its last sound frame ends, and whether that is all there is to it.
-fn verify(file: &dyn File, group: GroupId, next: Option<Cursor>) -> io::Result<(Option<Cursor>, u64, bool)> {
+fn verify(file: &dyn File, group: GroupId, next: Option<Cursor>, purged: Option<Purged>) -> io::Result<(Option<Cursor>, u64, bool)> {
     let mut header = [0; SEGMENT_HEADER_BYTES];
     let base = read_exact(file, &mut header, 0).ok().and_then(|()| decode_segment(&header, group));
     let Some((index, offset)) = base else { return Ok((next, 0, false)) };
     let mut cursor = Cursor { index, offset };
-    // Until a log's beginning may be purged, it begins at 0.
-    if cursor != next.unwrap_or(Cursor { index: 0, offset: 0 }) {
+    // The first one may hold entries that have been purged, but must not begin behind them.
+    let continues = next.map_or_else(|| index <= purged.map_or(0, |purged| purged.index + 1), |next| cursor == next);
+    if !continues {
         return Ok((next, 0, false));
     }
     let (length, mut position) = (file.len()?, SEGMENT_HEADER_BYTES as u64);
@@ -96,13 +100,13 @@ fn verify(file: &dyn File, group: GroupId, next: Option<Cursor>) -> io::Result<(
 /// One frame at `position`, if it is sound and in its place.
 fn advance(file: &dyn File, position: u64, cursor: Cursor) -> io::Result<(Cursor, u64)> {
     let (entry, bytes) = read_frame(file, position, false)?;
-    let batch = head_of(&entry).batch;
+    let EntryHead { batch, start_offset, .. } = head_of(&entry);
     let placed = batch.is_none_or(|batch| batch.base_offset == cursor.offset && batch.last_offset_delta >= 0);
     if entry.index != cursor.index || !placed || (is_batch(entry.kind) && batch.is_none()) {
         return Err(damaged("frame out of order"));
     }
-    let offset =
-        batch.map_or(cursor.offset, |batch| batch.base_offset.saturating_add(i64::from(batch.last_offset_delta)).saturating_add(1));
+    let unmoved = start_offset.map_or(cursor.offset, |start| start.max(cursor.offset));
+    let offset = batch.map_or(unmoved, |batch| batch.base_offset.saturating_add(i64::from(batch.last_offset_delta)).saturating_add(1));
     Ok((Cursor { index: cursor.index + 1, offset }, bytes))
 }
 

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::frame::{FRAME_HEADER_BYTES, FrameHeader, decode_frame, is_batch};
-use super::{EntryHead, LogEntry};
+use super::retention::start_offset_of;
+use super::{EntryHead, FrameKind, LogEntry};
 use crate::batch::{BatchHeader, HEADER_BYTES};
 use crate::env::File;
 
@@ -26,6 +27,13 @@ pub(super) struct Segment {
     /// Size of the file; what lies behind `end` is zeros.
     pub(super) reserved: u64,
     pub(super) points: Vec<Point>,
+}
+
+impl Segment {
+    /// Greatest record timestamp; `i64::MIN` where it holds no record.
+    pub(super) fn max_timestamp_ms(&self) -> i64 {
+        self.points.iter().map(|point| point.max_timestamp_ms).max().unwrap_or(i64::MIN)
+    }
 }
 
 /// The size of a segment's file that holds `end` bytes.
@@ -53,6 +61,7 @@ pub(super) fn head_of(entry: &LogEntry) -> EntryHead {
         index: entry.index,
         append_time_us: entry.append_time_us,
         batch: is_batch(entry.kind).then(|| BatchHeader::decode(&entry.payload)).flatten(),
+        start_offset: start_offset_of(entry),
     }
 }
 
@@ -76,7 +85,9 @@ pub(super) fn read_frame(file: &dyn File, position: u64, head_only: bool) -> io:
     let mut header = [0; FRAME_HEADER_BYTES];
     read_exact(file, &mut header, position)?;
     let header = decode_frame(&header).ok_or_else(|| damaged("frame header"))?;
-    let wanted = if !head_only {
+    // Of a retention point the payload is what the log must know of it.
+    let whole = !head_only || header.kind == FrameKind::RetentionPoint;
+    let wanted = if whole {
         header.length
     } else if is_batch(header.kind) {
         header.length.min(HEADER_BYTES)
@@ -85,7 +96,7 @@ pub(super) fn read_frame(file: &dyn File, position: u64, head_only: bool) -> io:
     };
     let mut payload = vec![0; wanted];
     read_exact(file, &mut payload, position + FRAME_HEADER_BYTES as u64)?;
-    let sound = if head_only { header.head_is_sound(&payload) } else { header.payload_is_sound(&payload) };
+    let sound = if !whole { header.head_is_sound(&payload) } else { header.payload_is_sound(&payload) };
     if !sound {
         return Err(damaged("frame payload"));
     }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::frame::FRAME_HEADER_BYTES;
+use super::retention::Purged;
 use super::segment::{Point, Segment};
 use super::{EntryHead, LogEntry, LogPosition};
 
@@ -14,6 +15,10 @@ const POINT_BYTES: u64 = 4096;
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) segments: Vec<Segment>,
+    /// Entries up to this one are held no more, though the first segment may still hold some of their bytes.
+    pub(super) purged: Option<Purged>,
+    /// As the last retention point applied says.
+    pub(super) start_offset: i64,
     pub(super) last: Option<LogPosition>,
     pub(super) next_offset: i64,
     /// Epoch and the offset where it begins, both ascending.
@@ -30,7 +35,41 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn next_index(&self) -> u64 {
-        self.last.map_or_else(|| self.segments.first().map_or(0, |segment| segment.base_index), |last| last.index + 1)
+        self.last.map_or_else(|| self.first_index(), |last| last.index + 1)
+    }
+
+    /// The first entry held, or to be held.
+    pub(super) fn first_index(&self) -> u64 {
+        self.purged.map_or_else(|| self.segments.first().map_or(0, |segment| segment.base_index), |purged| purged.index + 1)
+    }
+
+    /// Forgets what `purged` covers and returns the segments that hold nothing else; all of them where the log ends before it.
+    pub(super) fn purge(&mut self, purged: Purged) -> Vec<Segment> {
+        let ends_before = self.last.is_none_or(|last| last.index < purged.index);
+        let gone = if ends_before {
+            self.segments.len()
+        } else {
+            self.segments.iter().skip(1).take_while(|segment| segment.base_index <= purged.index + 1).count()
+        };
+        let gone = self.segments.drain(..gone).collect();
+        while let Some(entry) = self.tail.pop_front_if(|entry| entry.index <= purged.index) {
+            self.tail_bytes -= entry.payload.len() + FRAME_HEADER_BYTES;
+        }
+        if ends_before {
+            self.last = Some(purged.position());
+            self.next_offset = purged.next_offset;
+            self.epochs.clear();
+            self.last_append_time_us = self.last_append_time_us.max(purged.append_time_us);
+        }
+        let begin = self.segments.first().map_or(purged.next_offset, |segment| segment.base_offset);
+        let known = self.epochs.partition_point(|&(_, start)| start <= begin);
+        self.epochs.drain(..known.saturating_sub(1));
+        if let Some((_, start)) = self.epochs.first_mut() {
+            *start = begin.max(*start);
+        }
+        self.flushed_next = self.flushed_next.max(purged.index + 1);
+        self.purged = Some(purged);
+        gone
     }
 
     /// Accounts for one frame at the end of the last segment.
@@ -50,6 +89,10 @@ impl State {
                 self.epochs.push((batch.leader_epoch, batch.base_offset));
             }
             self.next_offset = batch.base_offset + i64::from(batch.last_offset_delta) + 1;
+        }
+        if let Some(start_offset) = head.start_offset {
+            // In a mirror the home may have let go of records that never came here.
+            self.next_offset = self.next_offset.max(start_offset);
         }
         self.last = Some(LogPosition { term: head.term, index: head.index });
         self.last_append_time_us = self.last_append_time_us.max(head.append_time_us);

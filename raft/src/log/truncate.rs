@@ -70,8 +70,11 @@ impl Log {
             }
             let next_offset = state.next_offset;
             state.epochs.retain(|&(_, start)| start < next_offset);
-            state.last = heads.first().map(|head| LogPosition { term: head.term, index: head.index });
-            state.last_append_time_us = heads.first().map_or(0, |head| head.append_time_us);
+            let purged = state.purged.filter(|purged| purged.index + 1 == keep);
+            let held = heads.first().map(|head| (LogPosition { term: head.term, index: head.index }, head.append_time_us));
+            let last = held.or(purged.map(|purged| (purged.position(), purged.append_time_us)));
+            state.last = last.map(|(position, _)| position);
+            state.last_append_time_us = last.map_or(0, |(_, time_us)| time_us);
             while let Some(entry) = state.tail.pop_back_if(|entry| entry.index >= keep) {
                 state.tail_bytes -= entry.payload.len() + FRAME_HEADER_BYTES;
             }

@@ -1,6 +1,7 @@
 //! One partition's replica on this node: append, read, watch. The only door through which the rest of Meridian reaches a log.
 
 pub(crate) mod producers;
+mod retention;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,13 +13,15 @@ use futures_util::future::BoxFuture;
 use openraft::errors::ClientWriteError;
 use openraft::raft::ClientWriteResult;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use crate::batch::{Batch, BatchError};
 use crate::group::{Group, Outcome, Proposal, Types};
 use crate::log::{FrameKind, Log};
-pub use crate::log::{OffsetAt, StoredBatch};
+pub use crate::log::{OffsetAt, Retention, StoredBatch};
 use crate::{GroupId, NodeId};
 use producers::{Pending, Producers, Verdict};
+pub use retention::DeleteRecordsError;
 
 /// Which replicas hold a partition, and how it is fed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,6 +120,7 @@ struct Inner {
     producers: Arc<Mutex<Producers>>,
     /// Mirrors: the term of leadership, and the offset behind all that was submitted in it.
     submitted: Mutex<Option<(u64, i64)>>,
+    retention: Mutex<Retention>,
     pending_bytes: Arc<AtomicUsize>,
     traffic: Traffic,
 }
@@ -139,8 +143,8 @@ impl Drop for Reserved {
 
 impl Partition {
     pub(crate) fn new(spec: PartitionSpec, group: Group, producers: Arc<Mutex<Producers>>) -> Partition {
-        let inner =
-            Inner { spec, group, producers, submitted: Mutex::default(), pending_bytes: Arc::default(), traffic: Traffic::default() };
+        let (submitted, retention) = (Mutex::default(), Mutex::default());
+        let inner = Inner { spec, group, producers, submitted, retention, pending_bytes: Arc::default(), traffic: Traffic::default() };
         Partition { inner: Arc::new(inner) }
     }
 
@@ -181,7 +185,7 @@ impl Partition {
         let mut producers = lock(&self.inner.producers);
         // Of a home's partition, epoch and term are one.
         let term = u64::from(leadership.epoch.unsigned_abs());
-        let verdict = producers.judge(&header, leadership.epoch).map_err(|refused| {
+        let verdict = producers.judge(&header, leadership.epoch, Instant::now()).map_err(|refused| {
             // Another node may lead by now and know better; refusing for good is only for a leader that is sure to be one.
             if self.inner.group.holds_lease() { refused } else { AppendError::NotLeader { leader: None } }
         })?;
@@ -201,7 +205,7 @@ impl Partition {
         let memory = self.inner.producers.clone();
         let watched = confirmed(outcome, reserved).inspect(move |result| {
             if result.as_ref().is_err_and(|error| *error != AppendError::Timeout) {
-                lock(&memory).failed(&header, leadership.epoch);
+                lock(&memory).failed(&header, leadership.epoch, Instant::now());
             }
         });
         let pending: Pending = watched.boxed().shared();
@@ -235,7 +239,7 @@ impl Partition {
     }
 
     /// Submits batches of the home region at the offsets, epochs and append times they carry; the first must continue this log exactly.
-    /// Batches this log already holds are skipped.
+    /// Batches this log already holds are skipped. Where the home's log begins further on, see [`Partition::follow_start`].
     pub fn append_mirrored(&self, batches: Vec<StoredBatch>) -> BoxFuture<'static, Result<Appended, AppendError>> {
         self.submit_mirrored(batches).unwrap_or_else(|error| std::future::ready(Err(error)).boxed())
     }
@@ -307,7 +311,15 @@ impl Partition {
         if !(start..=end).contains(&offset) {
             return std::future::ready(Err(ReadError::OutOfRange { offset, start, end })).boxed();
         }
-        self.look(move |log| if offset == end { Ok(Vec::new()) } else { log.read_batches(offset, end, bytes_max) })
+        let read = self.look(move |log| if offset == end { Ok(Vec::new()) } else { log.read_batches(offset, end, bytes_max) });
+        let log = self.inner.group.log().clone();
+        async move {
+            let batches = read.await?;
+            // What was asked for may have been let go meanwhile; what follows on it is no answer.
+            let start = log.start_offset();
+            if start > offset { Err(ReadError::OutOfRange { offset, start, end }) } else { Ok(batches) }
+        }
+        .boxed()
     }
 
     /// First committed record whose timestamp is at or after `timestamp_ms`, exact to the record.
@@ -377,7 +389,7 @@ async fn confirmed(outcome: oneshot::Receiver<ClientWriteResult<Types>>, reserve
         Ok(Ok(Ok(response))) => match response.data {
             Outcome::Batch { base_offset, last_offset } => Ok(Appended { base_offset, last_offset, duplicate: false }),
             // A blank stands in its place: it was proposed in another term, or behind a mirrored batch that was refused.
-            Outcome::Nothing | Outcome::Answer(_) => Err(AppendError::NotLeader { leader: None }),
+            Outcome::Nothing | Outcome::Answer(_) | Outcome::Retained { .. } => Err(AppendError::NotLeader { leader: None }),
         },
     }
 }

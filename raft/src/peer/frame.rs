@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use uuid::Uuid;
 
 use crate::group::Types;
+use crate::group::snapshot::{self, GroupSnapshot};
 use crate::group::storage::{entry_of, log_id, stored};
 use crate::log::{FrameKind, LogEntry};
 use crate::{GroupId, NodeId};
@@ -32,6 +33,8 @@ pub(crate) enum Kind {
     Propose = 5,
     /// Which groups the sender leads; not answered.
     Leaders = 6,
+    /// What a follower's log shall begin behind.
+    Snapshot = 7,
     /// A damaged replica asks for entries.
     Repair = 20,
     Answer = 100,
@@ -113,6 +116,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             4 => Kind::Transfer,
             5 => Kind::Propose,
             6 => Kind::Leaders,
+            7 => Kind::Snapshot,
             20 => Kind::Repair,
             100 => Kind::Answer,
             _ => return Err(malformed()),
@@ -166,6 +170,18 @@ fn optional_log_id(bytes: &mut Bytes) -> Option<Option<LogIdOf<Types>>> {
     }
 }
 
+/// `vote, snapshot`.
+pub(crate) fn snapshot_request(group: GroupId, vote: &VoteOf<Types>, snapshot: &GroupSnapshot) -> io::Result<Request> {
+    let mut head = BytesMut::with_capacity(17);
+    put_vote(&mut head, vote);
+    Ok(Request { kind: Kind::Snapshot, group, body: vec![head.freeze(), snapshot::encode(snapshot)?.into()] })
+}
+
+pub(crate) fn decode_snapshot(mut bytes: Bytes) -> Option<(VoteOf<Types>, GroupSnapshot)> {
+    let vote = vote(&mut bytes)?;
+    Some((vote, snapshot::decode(&bytes).ok()?))
+}
+
 /// Kinds in a frame of entries are those of the log's frames.
 pub(crate) fn frame_kind(kind: u8) -> Option<FrameKind> {
     Some(match kind {
@@ -174,6 +190,7 @@ pub(crate) fn frame_kind(kind: u8) -> Option<FrameKind> {
         2 => FrameKind::Batch,
         3 => FrameKind::Mirrored,
         4 => FrameKind::Command,
+        5 => FrameKind::RetentionPoint,
         _ => return None,
     })
 }
@@ -295,6 +312,7 @@ mod tests {
             let bytes = Bytes::from(bytes);
             let _ = decode_append(bytes.clone());
             let _ = decode_append_answer(&bytes);
+            let _ = decode_snapshot(bytes.clone());
             let _ = decode_leaders(bytes);
         }
 

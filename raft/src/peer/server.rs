@@ -149,12 +149,12 @@ async fn receive(
                 host.heard_leaders(sender, led);
             }
             Kind::Answer => return Err(frame::malformed()),
-            Kind::Vote | Kind::PreVote | Kind::Transfer | Kind::Propose | Kind::Repair => {
+            Kind::Vote | Kind::PreVote | Kind::Transfer | Kind::Propose | Kind::Snapshot | Kind::Repair => {
                 let Ok(call) = calls.clone().acquire_owned().await else { return Ok(()) };
                 let answers = answers.clone();
                 tasks.spawn(async move {
                     let number = frame.request;
-                    let answer = match answer(&host, frame).await {
+                    let answer = match answer(&host, peer, frame).await {
                         Ok(body) => success(number, body.into()),
                         Err(reason) => failure(number, &reason),
                     };
@@ -202,7 +202,7 @@ async fn append_one(group: Group, number: u64, append: AppendEntriesRequest<Type
     }
 }
 
-async fn answer(host: &Node, frame: Frame) -> Result<Vec<u8>, String> {
+async fn answer(host: &Node, peer: Option<NodeId>, frame: Frame) -> Result<Vec<u8>, String> {
     let malformed = |error: serde_json::Error| error.to_string();
     if frame.kind == Kind::Propose {
         return host.propose_for_peer(frame.body.to_vec()).await;
@@ -216,6 +216,13 @@ async fn answer(host: &Node, frame: Frame) -> Result<Vec<u8>, String> {
         Kind::Vote => {
             let rpc = serde_json::from_slice(&frame.body).map_err(malformed)?;
             serde_json::to_vec(&raft.vote(rpc).await.map_err(|error| error.to_string())?)
+        }
+        Kind::Snapshot => {
+            let (vote, snapshot) = frame::decode_snapshot(frame.body).ok_or("malformed snapshot")?;
+            if peer.is_some_and(|peer| vote.leader_id().voted_for != peer) {
+                return Err("the peer sends a snapshot in another node's name".to_owned());
+            }
+            serde_json::to_vec(&raft.install_full_snapshot(vote, snapshot).await.map_err(|error| error.to_string())?)
         }
         Kind::PreVote => {
             let rpc = serde_json::from_slice(&frame.body).map_err(malformed)?;

@@ -19,11 +19,15 @@ fn reply(group: &Group, question: Question) -> Result<Reply, String> {
     let (held, last) = (log.indexes(), log.last());
     let from = question.after.map_or(0, |after| after.index.saturating_add(1));
     if from < held.start {
-        return Ok(Reply::Begins { index: held.start });
+        let snapshot = group.snapshot().ok_or("the log begins behind that")?;
+        return Ok(Reply::Begins { snapshot });
     }
     if let Some(LogPosition { term, index }) = question.after {
-        let head = log.heads(index..index.saturating_add(1)).map_err(|error| error.to_string())?;
-        if head.first().is_none_or(|head| head.term != term || head.index != index) {
+        let heads = log.heads(index..index.saturating_add(1)).map_err(|error| error.to_string())?;
+        let held = heads.first().map(|head| (head.term, head.index));
+        // The last entry purged is known without being held.
+        let held = held.or(log.purged().map(|purged| (purged.term, purged.index)));
+        if held != Some((term, index)) {
             return Ok(Reply::Differs);
         }
     }

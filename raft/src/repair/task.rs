@@ -12,8 +12,9 @@ use super::wire::{Question, Reply};
 use super::{Counters, Progress};
 use crate::batch::Batch;
 use crate::env::Env;
+use crate::group::snapshot::{self, Snapshots};
 use crate::group::storage::stored_vote;
-use crate::log::{FrameKind, Log, LogEntry, LogError, LogPosition, LogSettings, salvage};
+use crate::log::{FrameKind, Log, LogEntry, LogError, LogPosition, LogSettings, salvage, start_offset_of};
 use crate::node::NodeWeak;
 use crate::peer::client::Peers;
 use crate::peer::frame::{Kind, Request};
@@ -37,8 +38,8 @@ pub(crate) enum Pause {
     NoLeader,
     #[error("node {0} sent entries that do not continue the log")]
     Unfit(NodeId),
-    #[error("the peers' logs begin at index {0}, behind what is held here")]
-    Purged(u64),
+    #[error("node {0} sent a snapshot that leads nowhere")]
+    Snapshot(NodeId),
 }
 
 /// All that one repair needs.
@@ -91,19 +92,28 @@ impl Task {
         }
     }
 
+    fn snapshots(&self) -> Snapshots {
+        Snapshots::new(self.group, self.writer.clone())
+    }
+
     async fn salvage(&self) -> io::Result<()> {
         let Task { env, group, directory, aside, .. } = self.clone();
         let simulated = env.disk.is_simulated();
-        let work = move || salvage::keep_sound_prefix(&env, group, &directory, &aside);
+        let purged = self.snapshots().purged()?;
+        let work = move || salvage::keep_sound_prefix(&env, group, &directory, &aside, purged);
         if simulated {
             return work();
         }
         tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
     }
 
+    fn open(&self) -> Result<Log, Pause> {
+        let settings = LogSettings { group: self.group, segment_bytes: self.segment_bytes };
+        Ok(Log::open_behind(&self.env, &self.writer, &self.directory, settings, self.snapshots().purged()?)?)
+    }
+
     async fn fetch(&self) -> Result<(), Pause> {
-        let log =
-            Log::open(&self.env, &self.writer, &self.directory, LogSettings { group: self.group, segment_bytes: self.segment_bytes })?;
+        let mut log = self.open()?;
         let mut source = Source { task: self, last_good: None };
         // The leader's term, and its last entry when it was first asked in that term.
         let mut target: Option<(u64, Option<LogPosition>)> = None;
@@ -136,10 +146,23 @@ impl Task {
                 Reply::Differs => {
                     // What differs was never committed. Of long differences little more is dropped than has to be.
                     let keep = after.and_then(|after| after.index.checked_sub(step_back));
-                    log.truncate_after(keep.filter(|keep| *keep >= log.indexes().start)).await?;
+                    // What has been purged was committed, and cannot differ.
+                    let purged = log.purged().map(|purged| purged.index);
+                    if purged.is_some() && purged == after.map(|after| after.index) {
+                        return Err(Pause::Unfit(peer));
+                    }
+                    log.truncate_after(keep.filter(|keep| *keep >= log.indexes().start).or(purged)).await?;
                     step_back = step_back.saturating_mul(2);
                 }
-                Reply::Begins { index } => return Err(Pause::Purged(index)),
+                // What lies between is held by nobody any more, and nobody has to: the log begins anew behind it.
+                Reply::Begins { snapshot } => {
+                    let snapshot = snapshot::decode(&snapshot).map_err(|_| Pause::Snapshot(peer))?;
+                    if !self.snapshots().save(&snapshot).await? {
+                        return Err(Pause::Snapshot(peer));
+                    }
+                    log = self.open()?;
+                    step_back = 1;
+                }
                 Reply::NotLeading { .. } => return Err(Pause::NoLeader),
             }
         }
@@ -176,6 +199,9 @@ fn continues(log: &Log, leader_term: u64, entries: &[LogEntry]) -> bool {
     entries.iter().all(|entry| {
         let ordered = entry.index == index && (term..=leader_term).contains(&entry.term) && entry.append_time_us > 0;
         (index, term) = (index.saturating_add(1), entry.term);
+        if let Some(start) = start_offset_of(entry) {
+            offset = offset.max(start);
+        }
         let batch = match entry.kind {
             FrameKind::Batch | FrameKind::Mirrored => match Batch::validate(entry.payload.clone()) {
                 Ok(batch) => *batch.header(),

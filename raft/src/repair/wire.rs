@@ -32,9 +32,9 @@ pub(crate) enum Reply {
     },
     /// The leader's log has another entry, or none, at the asker's last index.
     Differs,
-    /// The leader's log begins behind what was asked for.
+    /// The leader's log begins behind what was asked for; this stands for what lies before it.
     Begins {
-        index: u64,
+        snapshot: Bytes,
     },
 }
 
@@ -92,9 +92,9 @@ impl Reply {
                 bytes.put_u64(leader.unwrap_or(0));
             }
             Reply::Differs => bytes.put_u8(2),
-            Reply::Begins { index } => {
+            Reply::Begins { snapshot } => {
                 bytes.put_u8(3);
-                bytes.put_u64(*index);
+                bytes.extend_from_slice(snapshot);
             }
         }
         bytes.freeze()
@@ -113,7 +113,7 @@ impl Reply {
             }
             1 => Reply::NotLeading { leader: Some(bytes.try_get_u64().ok()?).filter(|node| *node != 0) },
             2 => Reply::Differs,
-            3 => Reply::Begins { index: bytes.try_get_u64().ok()? },
+            3 => Reply::Begins { snapshot: std::mem::take(&mut bytes) },
             _ => return None,
         };
         bytes.is_empty().then_some(reply)

@@ -12,7 +12,7 @@ use meridian_raft::batch::{Batch, BatchHeader};
 use meridian_raft::control::{Control, Machine, ProposeError};
 use meridian_raft::env::Env;
 use meridian_raft::node::{Node, NodeConfig, NodeError, PeerTls, Timing};
-use meridian_raft::partition::{AppendError, Appended, Partition, PartitionSettings, PartitionSpec, StoredBatch};
+use meridian_raft::partition::{AppendError, Appended, DeleteRecordsError, Partition, PartitionSettings, PartitionSpec, StoredBatch};
 use meridian_raft::{GroupId, NodeId};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -228,6 +228,41 @@ impl Region {
         running.runtime.block_on(reached).expect("the replica catches up");
     }
 
+    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.running.values().next().expect("a running node").runtime.block_on(future)
+    }
+
+    pub fn delete_records(&self, node: NodeId, before: Option<i64>) -> Result<i64, DeleteRecordsError> {
+        self.block_on(self.partition(node).delete_records(before))
+    }
+
+    pub fn wait_for_start(&self, node: NodeId, offset: i64) {
+        let begun = Instant::now();
+        while self.partition(node).log_start_offset() < offset {
+            assert!(begun.elapsed() < PATIENCE, "node {node} still begins at {}", self.partition(node).log_start_offset());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Until segments are gone from the node's disk.
+    pub fn wait_for_less(&self, node: NodeId, bytes: u64) {
+        let begun = Instant::now();
+        while self.partition(node).size_bytes() >= bytes {
+            assert!(begun.elapsed() < PATIENCE, "node {node} still holds {} bytes", self.partition(node).size_bytes());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Hands leadership on until `node` has it.
+    pub fn make_leader(&self, node: NodeId) {
+        let begun = Instant::now();
+        while self.leader() != node {
+            assert!(begun.elapsed() < PATIENCE, "node {node} does not come to lead");
+            let leader = self.leader();
+            self.block_on(self.partition(leader).transfer_leadership());
+        }
+    }
+
     pub fn propose(&self, node: NodeId, command: Vec<u8>) -> Result<Vec<u8>, ProposeError> {
         let running = &self.running[&node];
         running.runtime.block_on(running.control.propose(command))
@@ -325,7 +360,11 @@ pub fn idempotent(number: u32, count: usize, sequence: i32) -> Batch {
 
 /// One number per batch; checks that offsets are dense.
 pub fn values(batches: &[StoredBatch]) -> Vec<u32> {
-    let mut next = 0;
+    values_from(0, batches)
+}
+
+/// The same, of a log that begins with a batch at `next`.
+pub fn values_from(mut next: i64, batches: &[StoredBatch]) -> Vec<u32> {
     let value = |stored: &StoredBatch| {
         let header = BatchHeader::decode(&stored.bytes).expect("a header");
         assert_eq!(header.base_offset, next);

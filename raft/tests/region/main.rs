@@ -6,8 +6,8 @@ mod harness;
 
 use std::time::Duration;
 
-use harness::{Region, batch, idempotent, values};
-use meridian_raft::partition::{AppendError, Appended, StoredBatch};
+use harness::{Region, batch, idempotent, values, values_from};
+use meridian_raft::partition::{AppendError, Appended, DeleteRecordsError, ReadError, StoredBatch};
 
 #[test]
 fn an_acknowledged_batch_is_on_every_replica_with_the_same_bytes() {
@@ -194,4 +194,72 @@ fn a_deleted_partition_leaves_no_files() {
     region.append(leader, batch(0, 1)).expect("acknowledged");
     region.delete(3);
     assert!(!region.has_log_files(3));
+}
+
+#[test]
+fn deleted_records_are_gone_on_every_replica_and_stay_gone() {
+    let mut region = Region::start();
+    let leader = region.leader();
+    for number in 0..10 {
+        region.append(leader, batch(number, 2)).expect("acknowledged");
+    }
+    assert_eq!(region.delete_records(leader, Some(21)), Err(DeleteRecordsError::OutOfRange { offset: 21, end: 20 }));
+    assert_eq!(region.delete_records(leader, Some(7)), Ok(7));
+    assert_eq!(region.delete_records(leader, Some(3)), Ok(7), "it never goes back");
+    for node in region.nodes() {
+        region.wait_for_start(node, 7);
+        let below = region.partition(node).read(6, 1 << 20);
+        assert_eq!(region.block_on(below), Err(ReadError::OutOfRange { offset: 6, start: 7, end: 20 }));
+        let kept = region.block_on(region.partition(node).read(7, 1 << 20)).expect("readable");
+        assert_eq!(values_from(6, &kept), (3..10).collect::<Vec<_>>());
+    }
+    // All of it: the segment that was written to goes as well.
+    let before = region.partition(leader).size_bytes();
+    assert_eq!(region.delete_records(leader, None), Ok(20));
+    for node in region.nodes() {
+        region.wait_for_start(node, 20);
+    }
+    region.wait_for_less(leader, before);
+    for node in region.nodes() {
+        region.kill(node);
+    }
+    for node in 1..=3 {
+        region.restart(node);
+    }
+    let leader = region.leader();
+    assert_eq!(region.partition(leader).log_start_offset(), 20);
+    let appended = region.append(leader, batch(10, 1)).expect("acknowledged");
+    assert_eq!(appended.base_offset, 20);
+}
+
+#[test]
+fn a_follower_that_missed_what_was_let_go_begins_behind_it() {
+    let mut region = Region::start();
+    let leader = region.leader();
+    let away = region.nodes().into_iter().find(|node| *node != leader).expect("a follower");
+    for number in 0..5 {
+        region.append(leader, idempotent(number, 1, number as i32)).expect("acknowledged");
+    }
+    region.wait_for_offset(away, 5);
+    region.kill(away);
+    for number in 5..300 {
+        region.append(leader, idempotent(number, 100, (number as i32 - 5) * 100 + 5)).expect("acknowledged");
+    }
+    let before = region.partition(leader).size_bytes();
+    let start = region.delete_records(leader, None).expect("deleted");
+    region.wait_for_less(leader, before);
+    for number in 300..305 {
+        region.append(leader, batch(number, 1)).expect("acknowledged");
+    }
+    region.restart(away);
+    region.wait_for_offset(away, start + 5);
+    let replica = region.partition(away);
+    assert_eq!((replica.times_filled_up(), replica.log_start_offset()), (1, start));
+    let held = region.block_on(replica.read(start, usize::MAX)).expect("readable");
+    assert_eq!(values_from(start, &held), (300..305).collect::<Vec<_>>());
+    // It knows the producer, and may lead.
+    region.make_leader(away);
+    let again = region.append(away, idempotent(299, 100, 29_405)).expect("acknowledged");
+    assert!(again.duplicate, "{again:?}");
+    region.append(away, idempotent(300, 1, 29_505)).expect("it follows on");
 }

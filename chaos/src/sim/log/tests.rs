@@ -26,7 +26,9 @@ fn the_same_seed_leaves_the_same_trace() {
 
 #[test]
 fn an_acknowledgement_without_fsync_is_caught_within_ten_seeds() {
-    let found: Vec<String> =
-        (0..10).filter_map(|seed| simulate(seed, Mutations { no_fsync: true }).err()).map(|broken| broken.what).collect();
+    let found: Vec<String> = (0..10)
+        .filter_map(|seed| simulate(seed, Mutations { no_fsync: true, ..Mutations::default() }).err())
+        .map(|broken| broken.what)
+        .collect();
     assert!(found.iter().any(|what| what.contains("acknowledged entries are lost")), "the oracle sleeps: {found:?}");
 }

@@ -28,6 +28,9 @@ struct Known {
     /// Value → offset, as first acknowledged.
     acknowledged: BTreeMap<u64, i64>,
     leaders: BTreeMap<i32, NodeId>,
+    /// The furthest log start that anybody asked for, and the furthest that was acknowledged.
+    start_wanted: i64,
+    start_acknowledged: i64,
 }
 
 /// One partition's promises.
@@ -105,27 +108,59 @@ impl GroupOracle<'_> {
         }
     }
 
+    pub fn wants_start(&mut self, offset: i64) {
+        self.known.start_wanted = self.known.start_wanted.max(offset);
+    }
+
+    pub fn acknowledges_start(&mut self, node: NodeId, offset: i64) {
+        self.note(&[6, node, offset as u64]);
+        self.reached.records_deleted += 1;
+        self.known.start_acknowledged = self.known.start_acknowledged.max(offset);
+    }
+
+    /// What a replica says of its log's start.
+    pub fn start(&mut self, node: NodeId, before: i64, now: i64) {
+        if now < before {
+            self.breaks(format!("the log start of node {node} went back from {before} to {now}"));
+        }
+        if now > self.known.start_wanted {
+            self.breaks(format!("the log of node {node} begins at {now}, but nobody let go of more than {}", self.known.start_wanted));
+        }
+    }
+
+    pub fn start_acknowledged(&self) -> i64 {
+        self.known.start_acknowledged
+    }
+
     pub fn acknowledged_end(&self) -> i64 {
         self.known.acknowledged.values().max().map_or(0, |offset| offset + 1)
     }
 
-    /// Judges what each node holds in the end.
-    pub fn judge(&mut self, replicas: &BTreeMap<NodeId, Vec<StoredBatch>>) {
-        let Some((first, reference)) = replicas.iter().next() else {
+    /// Judges what each node holds in the end, from its log's start on.
+    pub fn judge(&mut self, replicas: &BTreeMap<NodeId, Held>) {
+        let start = replicas.values().map(|held| held.start).max().unwrap_or(0);
+        let Some((first, reference)) = replicas.iter().find(|(_, held)| held.start == start) else {
             self.breaks("no replica answered in the end".to_owned());
             return;
         };
-        for (node, batches) in replicas {
-            if batches != reference {
-                let at = batches.iter().zip(reference).position(|(one, other)| one != other).unwrap_or(batches.len().min(reference.len()));
+        let reference = &reference.batches;
+        for (node, held) in replicas {
+            // A batch is stored whole, with records before the start that nobody reads any more.
+            let begin = held.batches.first().map(|batch| offsets_of(batch).start);
+            if begin.is_some_and(|begin| begin > held.start) {
+                self.breaks(format!("node {node} has a hole: its log starts at {}, its first batch at {begin:?}", held.start));
+            }
+            let batches: Vec<&StoredBatch> = held.batches.iter().filter(|batch| offsets_of(batch).end > start).collect();
+            if batches.iter().copied().ne(reference) {
+                let at = batches.iter().zip(reference).position(|(one, other)| *one != other).unwrap_or(batches.len().min(reference.len()));
                 self.breaks(format!(
-                    "nodes {first} and {node} differ from batch {at} on ({} and {} batches)",
+                    "nodes {first} and {node} differ from batch {at} behind offset {start} on ({} and {} batches)",
                     reference.len(),
                     batches.len()
                 ));
             }
         }
-        let mut next = 0;
+        let mut next = reference.first().map_or(start, |batch| offsets_of(batch).start);
         let mut offsets = BTreeMap::new();
         for batch in reference {
             let Some(header) = BatchHeader::decode(&batch.bytes) else {
@@ -146,13 +181,25 @@ impl GroupOracle<'_> {
                 None => self.breaks(format!("the batch at offset {} does not hold a value", header.base_offset)),
             }
         }
-        let lost = self.known.acknowledged.iter().find(|(value, offset)| offsets.get(value) != Some(offset));
+        let lost = self.known.acknowledged.iter().find(|(value, offset)| **offset >= start && offsets.get(value) != Some(offset));
         if let Some((value, offset)) = lost {
             let what = format!("acknowledged value {value} is not at offset {offset} but {:?}: lost", offsets.get(value));
             self.breaks(what);
         }
         self.note(&[5, reference.len() as u64, next as u64]);
     }
+}
+
+/// What a replica holds from its log's start on.
+#[derive(Debug)]
+pub(in crate::sim) struct Held {
+    pub start: i64,
+    pub batches: Vec<StoredBatch>,
+}
+
+fn offsets_of(batch: &StoredBatch) -> std::ops::Range<i64> {
+    BatchHeader::decode(&batch.bytes)
+        .map_or(0..0, |header| header.base_offset..header.base_offset + i64::from(header.last_offset_delta) + 1)
 }
 
 fn value_of(bytes: &Bytes) -> Option<u64> {

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use meridian_raft::env::SimDisk;
-use meridian_raft::partition::{Partition, StoredBatch};
+use meridian_raft::partition::Partition;
 use meridian_raft::{GroupId, NodeId};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::faults::CHANCES;
 use super::faults::decay::{self, Decay};
-use super::oracle::Oracle;
+use super::oracle::{Held, Oracle};
 use super::profile::Profile;
 use super::site::{Shared, Site, host, lock};
 use super::workload::Stream;
@@ -180,8 +180,9 @@ impl Run {
     }
 
     fn agree(&self, id: GroupId, end: i64) -> bool {
-        let held = self.replicas(id).map(|site| Some((site.node, everything(&site.partition(id)?, end)?)));
-        let Some(held) = held.collect::<Option<BTreeMap<NodeId, Vec<StoredBatch>>>>() else { return false };
+        let start = lock(&self.oracle).group(id).start_acknowledged();
+        let held = self.replicas(id).map(|site| Some((site.node, everything(&site.partition(id)?, start, end)?)));
+        let Some(held) = held.collect::<Option<BTreeMap<NodeId, Held>>>() else { return false };
         lock(&self.oracle).group(id).judge(&held);
         true
     }
@@ -199,12 +200,13 @@ impl Run {
     }
 }
 
-/// All batches before `end`, once the replica has committed that far.
-fn everything(partition: &Partition, end: i64) -> Option<Vec<StoredBatch>> {
-    if partition.high_watermark() < end {
+/// All batches before `end`, once the replica has committed that far, and let go of what was to go before `start`.
+fn everything(partition: &Partition, start: i64, end: i64) -> Option<Held> {
+    let begin = partition.log_start_offset();
+    if partition.high_watermark() < end || begin < start {
         return None;
     }
-    let mut batches = partition.read(0, usize::MAX).now_or_never()?.ok()?;
+    let mut batches = partition.read(begin, usize::MAX).now_or_never()?.ok()?;
     batches.retain(|batch| meridian_raft::batch::BatchHeader::decode(&batch.bytes).is_some_and(|header| header.base_offset < end));
-    Some(batches)
+    Some(Held { start: begin, batches })
 }

@@ -31,6 +31,10 @@ reached! {
     required unknown;
     required duplicates_recognised;
     counted terms;
+    /// Log starts that were raised for a client.
+    required records_deleted;
+    /// Replicas so far behind that they were given the log's new beginning.
+    required filled_up;
 
     // Faults.
     required power_cuts;

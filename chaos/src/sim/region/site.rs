@@ -84,7 +84,8 @@ impl Site {
             *boots += 1;
             *boots
         };
-        let env = Env::simulated(self.seed.wrapping_add(boot), self.disk.clone());
+        let mut env = Env::simulated(self.seed.wrapping_add(boot), self.disk.clone());
+        env.mutations.snapshot_too_new = self.mutations.snapshot_too_new;
         let node = Node::start(env, self.config()).await?;
         lock(&self.running).node = Some(node.clone());
         let placed = self.profile.partitions.iter().filter(|spec| spec.replicas.contains(&self.node));

@@ -25,7 +25,16 @@ fn the_same_seed_leaves_the_same_trace() {
 /// Not every loss comes to light: a node may have lost what it was sent again in time. Half of the seeds must see one.
 #[test]
 fn a_region_without_fsync_is_caught_in_most_seeds() {
-    let found: Vec<String> =
-        (0..8).filter_map(|seed| simulate(seed, Mutations { no_fsync: true }).err()).map(|broken| broken.what).collect();
+    let found: Vec<String> = (0..8)
+        .filter_map(|seed| simulate(seed, Mutations { no_fsync: true, ..Mutations::default() }).err())
+        .map(|broken| broken.what)
+        .collect();
+    assert!(found.len() >= 4, "the oracle sleeps: {found:?}");
+}
+
+#[test]
+fn a_snapshot_that_stands_for_more_than_was_purged_is_caught_in_most_seeds() {
+    let mutations = Mutations { snapshot_too_new: true, ..Mutations::default() };
+    let found: Vec<String> = (0..16).filter_map(|seed| simulate(seed, mutations).err()).map(|broken| broken.what).collect();
     assert!(found.len() >= 4, "the oracle sleeps: {found:?}");
 }

@@ -2,6 +2,7 @@
 
 mod idempotent;
 mod plain;
+mod trim;
 mod watch;
 
 use std::sync::{Arc, Mutex};
@@ -42,6 +43,7 @@ impl std::fmt::Debug for Workload {
 pub(in crate::sim) const WORKLOADS: &[Workload] = &[
     Workload { name: "idempotent", always: true, run: |place| idempotent::append(place).boxed() },
     Workload { name: "plain", always: true, run: |place| plain::append(place).boxed() },
+    Workload { name: "trim", always: false, run: |place| trim::delete(place).boxed() },
     Workload { name: "watch", always: true, run: |place| watch::watch(place).boxed() },
 ];
 

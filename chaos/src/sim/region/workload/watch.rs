@@ -1,11 +1,11 @@
-//! Tells the oracle who leads, and how far the watermark is.
+//! Tells the oracle who leads, how far the watermark is, and where the log begins.
 
 use std::time::Duration;
 
 use super::Place;
 
 pub(super) async fn watch(place: Place) {
-    let mut watermark = 0;
+    let (mut watermark, mut start, mut filled_up) = (0, 0, 0);
     loop {
         let leadership = place.partition.leadership();
         let now = place.partition.high_watermark();
@@ -14,6 +14,12 @@ pub(super) async fn watch(place: Place) {
                 oracle.leads(place.node(), leadership);
             }
             oracle.watermark(place.node(), watermark, now);
+            let begin = place.partition.log_start_offset();
+            oracle.start(place.node(), start, begin);
+            start = begin;
+            let times = place.partition.times_filled_up();
+            oracle.reached.filled_up += times - filled_up;
+            filled_up = times;
         });
         watermark = now;
         tokio::time::sleep(Duration::from_millis(5)).await;
