@@ -28,7 +28,10 @@ use crate::peer::server;
 use crate::repair::{self, Repair};
 use crate::writer::{Writer, WriterStats};
 use crate::{GroupId, NodeId};
+use lives::Lives;
+use repairs::VOTES_LOST;
 
+pub(crate) mod lives;
 mod repairs;
 
 const CONTROLLER_SEGMENT_BYTES: u64 = 16 << 20;
@@ -44,6 +47,8 @@ const LED_GROUPS_MAX: usize = 1 << 20;
 const TEND_DISK_EVERY: Duration = Duration::from_secs(1);
 /// How often logs are looked at for segments that are too old or too many.
 const RETENTION_EVERY: Duration = Duration::from_secs(10);
+/// How long the controller waits, before it is opened, for peers to say that this node knows what it has promised.
+const CLEARANCE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a stopping node waits for another to take a group over.
 const HANDOVER_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -135,6 +140,7 @@ struct Inner {
     /// Who led what when it was last heard: group → node and epoch.
     heard: Mutex<BTreeMap<GroupId, (NodeId, i32)>>,
     repairs: Mutex<BTreeMap<GroupId, Repair>>,
+    lives: Lives,
     repair_counters: Arc<repair::Counters>,
     elections: AtomicU64,
     tasks: Mutex<Vec<AbortHandle>>,
@@ -164,8 +170,9 @@ fn claim(writer: &Writer, node_id: NodeId) -> Result<BoxFuture<'static, io::Resu
 impl Node {
     /// Opens the data folder, starts the peer listener and the writer. Runs Raft on the calling tokio runtime, whoever opens groups later.
     pub async fn start(env: Env, config: NodeConfig) -> Result<Node, NodeError> {
-        let writer = Writer::start(&env, &config.data_dir, config.fsync)?;
+        let (writer, lost) = lives::open_writer(&env, &config)?;
         claim(&writer, config.node_id)?.await?;
+        let lives = Lives::begin(&writer, lost).await?;
         let listener = env.net.listen(config.peer_listen).await?;
         let address = listener.local_addr()?;
         let others = config.peers.iter().filter(|(node, _)| **node != config.node_id).map(|(node, at)| (*node, at.clone())).collect();
@@ -183,6 +190,7 @@ impl Node {
             control: RwLock::default(),
             heard: Mutex::default(),
             repairs: Mutex::default(),
+            lives,
             repair_counters: Arc::default(),
             elections: AtomicU64::new(0),
             tasks: Mutex::default(),
@@ -192,6 +200,7 @@ impl Node {
         let weak = NodeWeak(Arc::downgrade(&node.inner));
         let tasks = vec![
             tokio::spawn(server::serve(weak.clone(), listener, tls)).abort_handle(),
+            tokio::spawn(lives::live(weak.clone())).abort_handle(),
             tokio::spawn(tell_leaders(weak.clone(), node.inner.tell.clone())).abort_handle(),
             tokio::spawn(tend_disk(weak.clone())).abort_handle(),
             tokio::spawn(enforce_retention(weak)).abort_handle(),
@@ -219,7 +228,8 @@ impl Node {
         let (node, id) = (self.clone(), plan.id);
         let start = async move {
             let Inner { env, writer, peers, config, .. } = &*node.inner;
-            let around = Surroundings { env, writer, peers, node_id: config.node_id, timing: config.timing };
+            let takes_part = node.inner.lives.watch();
+            let around = Surroundings { env, writer, peers, takes_part, node_id: config.node_id, timing: config.timing };
             Group::start(around, plan).await
         };
         let group = self.inner.runtime.spawn(start).await.map_err(|error| NodeError::Raft(error.to_string()))??;
@@ -244,6 +254,7 @@ impl Node {
 
     /// Opens (and on first start forms) the controller group of all `config.peers`; replays committed commands into `machine`.
     pub async fn open_controller(&self, machine: Arc<dyn Machine>) -> Result<Control, NodeError> {
+        self.await_clearance(CLEARANCE_PATIENCE).await;
         let _changing = self.changing(GroupId::CONTROLLER).await;
         if let Some(control) = &*read(&self.inner.control) {
             return Ok(control.clone());
@@ -256,12 +267,13 @@ impl Node {
             host: Host::Control(machine.clone()),
             mirror: false,
         };
-        if let Some(reason) = repair::mark(&self.inner.writer, GroupId::CONTROLLER) {
-            self.mend_controller(reason).await?;
+        if let Some((reason, damaged)) = self.unfit(GroupId::CONTROLLER) {
+            self.mend_controller(reason, damaged).await?;
         }
         let group = match self.start_group(plan()).await {
             Err(NodeError::Log(error)) if error.is_damage() => {
-                self.mend_controller(error.to_string()).await?;
+                let damaged = self.is_damage(&error).await?;
+                self.mend_controller(error.to_string(), damaged).await?;
                 self.start_group(plan()).await?
             }
             started => started?,
@@ -288,11 +300,18 @@ impl Node {
             mirror: spec.mirror,
         };
         let group = match self.start_group(plan).await {
-            Err(NodeError::Log(error)) if error.is_damage() => return Err(self.quarantine(spec, error.to_string()).await),
+            Err(NodeError::Log(error)) if error.is_damage() => {
+                let damaged = self.is_damage(&error).await?;
+                return Err(self.quarantine(spec, error.to_string(), damaged).await);
+            }
             started => started?,
         };
         let partition = Partition::new(spec, group, producers);
         write(&self.inner.partitions).insert(partition.id(), partition.clone());
+        // Found out while it was opened: whoever closes all that is open may have missed it.
+        if self.distrusted(partition.id()).is_some() {
+            return Err(self.withdraw_open(partition.id(), VOTES_LOST.to_owned(), false).await);
+        }
         Ok(partition)
     }
 
@@ -303,7 +322,12 @@ impl Node {
         read(&self.inner.partitions).values().cloned().collect()
     }
 
+    /// As peers see it: none while it is not certain that this node knows what it has promised.
     pub(crate) fn group(&self, id: GroupId) -> Option<Group> {
+        if self.takes_part() { self.open_group(id) } else { None }
+    }
+
+    fn open_group(&self, id: GroupId) -> Option<Group> {
         if id == GroupId::CONTROLLER {
             return read(&self.inner.control).as_ref().map(|control| control.group().clone());
         }
@@ -328,7 +352,7 @@ impl Node {
 
     /// Who leads a group, also where this node holds no replica of it (learned from the peers).
     pub fn leader_of(&self, id: GroupId) -> Option<(NodeId, i32)> {
-        let here = self.group(id).map(|group| *group.leadership().borrow());
+        let here = self.open_group(id).map(|group| *group.leadership().borrow());
         let heard = lock(&self.inner.heard).get(&id).copied();
         match here {
             Some(Leadership { leader: Some(leader), epoch, .. }) => Some((leader, epoch)),
@@ -339,7 +363,7 @@ impl Node {
 
     /// True once whoever leads the group can commit, by the leader's own word: what is appended there now is not refused for want of a leader.
     pub fn is_led(&self, id: GroupId) -> bool {
-        let here = self.group(id).map(|group| *group.leadership().borrow());
+        let here = self.open_group(id).map(|group| *group.leadership().borrow());
         let heard = lock(&self.inner.heard).get(&id).map(|(node, _)| *node);
         match here {
             Some(here) if here.leader == Some(self.inner.config.node_id) => here.is_leader,

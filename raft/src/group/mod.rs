@@ -159,6 +159,8 @@ pub(crate) struct Surroundings<'a> {
     pub env: &'a Env,
     pub writer: &'a Writer,
     pub peers: &'a Peers,
+    /// False until it is certain that this node knows what it has promised.
+    pub takes_part: watch::Receiver<bool>,
     pub node_id: NodeId,
     pub timing: Timing,
 }
@@ -206,7 +208,7 @@ impl Group {
         let watched_log = log.clone();
         let storage = GroupStorage::new(id, log.clone(), around.writer.clone(), snapshots.clone());
         let (machine, watched) = GroupMachine::new(host, log.clone(), snapshots.clone());
-        let network = NetworkFactory { group: id, peers: around.peers.clone() };
+        let network = NetworkFactory { group: id, peers: around.peers.clone(), takes_part: around.takes_part.clone() };
         let config = Arc::new(config(around.timing, id)?);
         let seed = around.env.random.next_u64();
         let raft = Runtime::scope(seed, Raft::new(around.node_id, config, network, storage, machine));
@@ -224,7 +226,8 @@ impl Group {
         let tasks = vec![
             tokio::spawn(propose(raft.clone(), queue)).abort_handle(),
             tokio::spawn(observer.run(leadership_told.clone(), watched.purgeable)).abort_handle(),
-            tokio::spawn(Runtime::scope(seed ^ 1, form(raft.clone(), voters.into_iter().collect(), patience))).abort_handle(),
+            tokio::spawn(Runtime::scope(seed ^ 1, form(raft.clone(), voters.into_iter().collect(), patience, around.takes_part)))
+                .abort_handle(),
         ];
         let lease = Duration::from_millis(around.timing.election_max_ms);
         let (applied, high_watermark) = (watched.applied, watched.high_watermark);
@@ -360,7 +363,10 @@ async fn propose(raft: Raft, mut queue: mpsc::UnboundedReceiver<Submission>) {
 
 /// Forms the group of `voters` unless it has been formed; several voters may do so, with one result. Whoever formed it stands for election at
 /// once, again and again while the others may still be opening their replicas, instead of waiting for a timeout.
-async fn form(raft: Raft, voters: BTreeSet<NodeId>, patience: Duration) {
+async fn form(raft: Raft, voters: BTreeSet<NodeId>, patience: Duration, mut takes_part: watch::Receiver<bool>) {
+    if takes_part.wait_for(|takes_part| *takes_part).await.is_err() {
+        return;
+    }
     tokio::time::sleep(patience).await;
     if raft.is_initialized().await.unwrap_or(true) {
         return;

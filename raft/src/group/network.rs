@@ -13,6 +13,7 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::type_config::alias::VoteOf;
+use tokio::sync::watch;
 
 use super::snapshot::{GroupSnapshot, Past};
 use super::{BACKOFF, Types};
@@ -26,13 +27,14 @@ const APPENDS_IN_FLIGHT_MAX: usize = 8;
 pub(crate) struct NetworkFactory {
     pub group: GroupId,
     pub peers: Peers,
+    pub takes_part: watch::Receiver<bool>,
 }
 
 impl RaftNetworkFactory<Types> for NetworkFactory {
     type Network = Network;
 
     async fn new_client(&mut self, target: NodeId, _node: &openraft::EmptyNode) -> Network {
-        Network { group: self.group, target, peers: self.peers.clone() }
+        Network { group: self.group, target, peers: self.peers.clone(), takes_part: self.takes_part.clone() }
     }
 }
 
@@ -41,6 +43,7 @@ pub(crate) struct Network {
     group: GroupId,
     target: NodeId,
     peers: Peers,
+    takes_part: watch::Receiver<bool>,
 }
 
 fn unreachable(error: &io::Error) -> RPCError<Types> {
@@ -54,6 +57,10 @@ impl Network {
         encode: fn(GroupId, Vec<u8>) -> Request,
         body: &impl serde::Serialize,
     ) -> Result<T, RPCError<Types>> {
+        // Whoever may have forgotten votes asks for none: openraft's own elections end before they change anything.
+        if !*self.takes_part.borrow() {
+            return Err(unreachable(&io::ErrorKind::NotConnected.into()));
+        }
         let body = serde_json::to_vec(body).map_err(|error| unreachable(&error.into()))?;
         let answer =
             self.peers.call(self.target, encode(self.group, body), option.hard_ttl()).await.map_err(|error| unreachable(&error))?;

@@ -14,8 +14,9 @@ use super::snapshot::Snapshots;
 use super::{APPEND_BYTES_MAX, Proposal, Types};
 use crate::batch::BatchHeader;
 use crate::log::{EntryHead, FrameKind, Log, LogEntry, LogError};
+use crate::node::lives;
 use crate::writer::Writer;
-use crate::{GroupId, repair};
+use crate::{GroupId, NodeId, repair};
 
 /// Heads read at once for apply.
 const HEADS_MAX: u64 = 1024;
@@ -54,13 +55,21 @@ pub(super) fn snapshot_key(group: GroupId) -> Vec<u8> {
 }
 
 /// The keys to forget with a group.
-pub(crate) fn meta_keys(group: GroupId) -> [Vec<u8>; 4] {
-    [vote_key(group), committed_key(group), repair::mark_key(group), snapshot_key(group)]
+pub(crate) fn meta_keys(group: GroupId) -> [Vec<u8>; 5] {
+    [vote_key(group), committed_key(group), repair::mark_key(group), snapshot_key(group), lives::trusted_key(group)]
 }
 
 /// The vote as last saved.
 pub(crate) fn stored_vote(writer: &Writer, group: GroupId) -> io::Result<Option<VoteOf<Types>>> {
     Ok(writer.meta(vote_key(group)).map(|bytes| serde_json::from_slice(&bytes)).transpose()?)
+}
+
+/// Votes in `term`, where the vote was for an earlier one: nobody else gets this node's vote in it or before it.
+pub(crate) async fn raise_vote(writer: &Writer, group: GroupId, node: NodeId, term: u64) -> io::Result<()> {
+    if stored_vote(writer, group)?.map_or(0, |vote| vote.leader_id().term) >= term {
+        return Ok(());
+    }
+    writer.save_meta(vote_key(group), Some(serde_json::to_vec(&VoteOf::<Types>::new(term, node))?)).await
 }
 
 /// Where the committed index's value tells the last entry that was both committed and durable.
@@ -70,10 +79,12 @@ const HELD_AT: usize = 16;
 pub(crate) fn require_whole(log: &Log, writer: &Writer, group: GroupId) -> Result<(), LogError> {
     let held = writer.meta(committed_key(group)).and_then(|value| Some(u64::from_be_bytes(*value.get(HELD_AT..)?.first_chunk()?)));
     let next = log.indexes().end;
-    match held {
-        Some(held) if next <= held => Err(LogError::Short { next, held }),
-        _ => Ok(()),
+    if let Some(held) = held.filter(|held| next <= *held) {
+        return Err(LogError::Short { next, held });
     }
+    // The vote is durable before the first entry of its term is.
+    let (last, vote) = (log.last().map_or(0, |last| last.term), stored_vote(writer, group)?.map_or(0, |vote| vote.leader_id().term));
+    if vote < last { Err(LogError::VoteLost { vote, last }) } else { Ok(()) }
 }
 
 impl GroupStorage {
@@ -216,6 +227,7 @@ impl RaftLogStorage<Types> for GroupStorage {
     }
 
     async fn save_vote(&mut self, vote: &VoteOf<Types>) -> Result<(), io::Error> {
+        self.writer.note_change();
         self.writer.save_meta(vote_key(self.group), Some(serde_json::to_vec(vote)?)).await?;
         *self.vote.lock().unwrap_or_else(PoisonError::into_inner) = Some(*vote);
         Ok(())
@@ -229,6 +241,7 @@ impl RaftLogStorage<Types> for GroupStorage {
             if let Some(held) = self.log.flushed_next().checked_sub(1).map(|flushed| flushed.min(committed.index)) {
                 value.extend(held.to_be_bytes());
             }
+            self.writer.note_change();
             self.writer.save_meta_lazily(committed_key(self.group), value);
         }
         Ok(())

@@ -114,6 +114,9 @@ pub enum LogError {
     /// Entries that were durable here are gone: a file was cut, deleted or replaced by an older one.
     #[error("the log ends before index {held}, which it held durably: it goes on at {next}")]
     Short { next: u64, held: u64 },
+    /// The meta log is older than the log.
+    #[error("the log has entries of term {last}, the vote is for term {vote}")]
+    VoteLost { vote: u64, last: u64 },
     /// Found while entries were read.
     #[error("{0}")]
     Unreadable(String),

@@ -10,8 +10,10 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{oneshot, watch};
 
+use super::lives::trusted_key;
 use super::{CONTROLLER_SEGMENT_BYTES, Node, NodeError, NodeWeak, lock, write};
 use crate::GroupId;
+use crate::log::LogError;
 use crate::partition::PartitionSpec;
 use crate::repair::task::Task;
 use crate::repair::{self, DamagedReplica, Progress, Repair, RepairStats};
@@ -24,18 +26,26 @@ pub(super) async fn withdraw_when_damaged(node: NodeWeak, mut damage: watch::Rec
     // A log that is closed will not be found damaged any more.
     let Ok(found) = damage.wait_for(Option::is_some).await.map(|found| found.clone()) else { return };
     if let Some(node) = node.upgrade() {
-        node.withdraw(id, found.unwrap_or_default()).await;
+        node.withdraw(id, found.unwrap_or_default(), true).await;
     }
 }
 
+/// Why a replica whose bytes are sound takes no part.
+pub(super) const VOTES_LOST: &str = "this node has lost votes, and may have lost entries";
+
 impl Node {
-    /// Ends a damaged replica's part in its group, and begins its repair.
-    async fn withdraw(&self, id: GroupId, reason: String) {
+    /// Ends an unfit replica's part in its group, and begins its repair.
+    pub(super) async fn withdraw(&self, id: GroupId, reason: String, damaged: bool) {
         // Whoever opens it just now has it entered first.
         let _changing = self.changing(id).await;
-        let Some(group) = self.group(id) else { return };
+        self.withdraw_open(id, reason, damaged).await;
+    }
+
+    /// The same, for whoever holds the right to change it. Says what the repair is about.
+    pub(super) async fn withdraw_open(&self, id: GroupId, reason: String, damaged: bool) -> NodeError {
+        let Some(group) = self.open_group(id) else { return NodeError::Damaged(reason) };
         // First of all, so that no crash brings it back as it is.
-        if let Err(error) = repair::set_mark(&self.inner.writer, id, &reason).await {
+        if damaged && let Err(error) = repair::set_mark(&self.inner.writer, id, &reason).await {
             tracing::error!(topic = %id.topic, partition = id.partition, %error, reason, "a damaged replica cannot be marked");
         }
         // Another leader goes on without a pause. Where openraft has ended over the damage already, this fails at once.
@@ -43,11 +53,12 @@ impl Node {
         if id == GroupId::CONTROLLER {
             // The host holds on to its handle. The failure that this node reports from now on has it restarted, and the log mended first.
             tracing::error!(reason, "the controller's replica is damaged: this node has to be restarted");
-            return group.stop().await;
+            group.stop().await;
+            return NodeError::Damaged(reason);
         }
-        let Some(partition) = write(&self.inner.partitions).remove(&id) else { return };
+        let Some(partition) = write(&self.inner.partitions).remove(&id) else { return NodeError::Damaged(reason) };
         partition.group().stop().await;
-        self.quarantine(partition.spec().clone(), reason).await;
+        self.quarantine(partition.spec().clone(), reason, damaged).await
     }
 
     /// Replicas that take no part in their groups until they have been repaired.
@@ -77,28 +88,43 @@ impl Node {
         if let Some(repair) = lock(&self.inner.repairs).get(&spec.id) {
             return Err(NodeError::Damaged(repair.reason.clone()));
         }
-        match repair::mark(&self.inner.writer, spec.id) {
-            Some(reason) => Err(self.quarantine(spec.clone(), reason).await),
+        match self.unfit(spec.id) {
+            Some((reason, damaged)) => Err(self.quarantine(spec.clone(), reason, damaged).await),
             None => Ok(()),
         }
     }
 
+    /// Why a replica takes no part, if it does not, and whether its own bytes are at fault.
+    pub(super) fn unfit(&self, id: GroupId) -> Option<(String, bool)> {
+        let damaged = repair::mark(&self.inner.writer, id).map(|reason| (reason, true));
+        damaged.or_else(|| self.distrusted(id).map(|_| (VOTES_LOST.to_owned(), false)))
+    }
+
+    /// Whether the log's own bytes are at fault. Where the vote is, every group of the node has lost its own.
+    pub(super) async fn is_damage(&self, error: &LogError) -> io::Result<bool> {
+        let votes_lost = matches!(error, LogError::VoteLost { .. });
+        if votes_lost {
+            self.lose_votes(0, "the meta log is older than a log").await?;
+        }
+        Ok(!votes_lost)
+    }
+
     /// Marks a replica that is not running as damaged, and begins its repair; what to answer whoever wanted to open it.
-    pub(super) async fn quarantine(&self, spec: PartitionSpec, reason: String) -> NodeError {
+    pub(super) async fn quarantine(&self, spec: PartitionSpec, reason: String, damaged: bool) -> NodeError {
         let id = spec.id;
-        if let Err(error) = repair::set_mark(&self.inner.writer, id, &reason).await {
+        if damaged && let Err(error) = repair::set_mark(&self.inner.writer, id, &reason).await {
             return error.into();
         }
-        tracing::error!(topic = %id.topic, partition = id.partition, reason, "a replica is damaged: it takes no part until its peers have repaired it");
+        tracing::error!(topic = %id.topic, partition = id.partition, reason, "a replica takes no part until its peers have repaired it");
         self.inner.repair_counters.found.fetch_add(1, Ordering::Relaxed);
-        let (task, repair, cancelled, ended) = self.repair(id, spec.replicas.clone(), spec.settings.segment_bytes, &reason);
+        let (task, repair, cancelled, ended) = self.repair(id, spec.replicas.clone(), spec.settings.segment_bytes, &reason, damaged);
         lock(&self.inner.repairs).insert(id, repair);
         let weak = NodeWeak(Arc::downgrade(&self.inner));
         self.inner.runtime.spawn(async move {
             let mended = task.run(cancelled).await;
             drop(ended);
             if let Some(node) = weak.upgrade().filter(|_| mended) {
-                node.open_again(spec).await;
+                node.open_again(spec, task.lost).await;
             }
         });
         NodeError::Damaged(reason)
@@ -110,6 +136,7 @@ impl Node {
         voters: Vec<u64>,
         segment_bytes: u64,
         reason: &str,
+        damaged: bool,
     ) -> (Task, Repair, watch::Receiver<bool>, oneshot::Sender<()>) {
         let progress = Arc::<Progress>::default();
         let task = Task {
@@ -117,7 +144,10 @@ impl Node {
             writer: self.inner.writer.clone(),
             peers: self.inner.peers.clone(),
             node: NodeWeak(Arc::downgrade(&self.inner)),
+            node_id: self.inner.config.node_id,
             group: id,
+            damaged,
+            lost: self.distrusted(id),
             voters: voters.into_iter().filter(|voter| *voter != self.inner.config.node_id).collect(),
             directory: self.directory(id),
             aside: self.aside(id),
@@ -131,10 +161,10 @@ impl Node {
     }
 
     /// Boxed, because opening may begin a repair.
-    fn open_again(&self, spec: PartitionSpec) -> BoxFuture<'static, ()> {
+    fn open_again(&self, spec: PartitionSpec, lost: Option<u64>) -> BoxFuture<'static, ()> {
         let (node, id) = (self.clone(), spec.id);
         async move {
-            match node.unmark(id).await {
+            match node.unmark(id, lost).await {
                 Ok(true) => {}
                 // Deleted meanwhile.
                 Ok(false) => return,
@@ -154,12 +184,20 @@ impl Node {
     }
 
     /// False where the replica was deleted, and its mark with it.
-    async fn unmark(&self, id: GroupId) -> io::Result<bool> {
+    async fn unmark(&self, id: GroupId, lost: Option<u64>) -> io::Result<bool> {
         let _changing = self.changing(id).await;
         if lock(&self.inner.repairs).remove(&id).is_none() {
             return Ok(false);
         }
-        self.inner.writer.save_meta(repair::mark_key(id), None).await.map(|()| true)
+        self.clear(id, lost).await.map(|()| true)
+    }
+
+    /// From now on the replica is as good as any other, also after a crash.
+    async fn clear(&self, id: GroupId, lost: Option<u64>) -> io::Result<()> {
+        if let Some(life) = lost {
+            self.inner.writer.save_meta(trusted_key(id), Some(life.to_be_bytes().to_vec())).await?;
+        }
+        self.inner.writer.save_meta(repair::mark_key(id), None).await
     }
 
     /// What was kept of the damage is no longer needed: the log has been read whole since.
@@ -172,20 +210,22 @@ impl Node {
     }
 
     /// Mends the controller's log before it is opened; returns when its group can be started.
-    pub(super) async fn mend_controller(&self, reason: String) -> Result<(), NodeError> {
+    pub(super) async fn mend_controller(&self, reason: String, damaged: bool) -> Result<(), NodeError> {
         let id = GroupId::CONTROLLER;
-        repair::set_mark(&self.inner.writer, id, &reason).await?;
+        if damaged {
+            repair::set_mark(&self.inner.writer, id, &reason).await?;
+        }
         tracing::error!(reason, "the controller's replica is damaged: this node waits until its peers have repaired it");
         self.inner.repair_counters.found.fetch_add(1, Ordering::Relaxed);
         let voters = self.inner.config.peers.keys().copied().collect();
-        let (task, repair, cancelled, _ended) = self.repair(id, voters, CONTROLLER_SEGMENT_BYTES, &reason);
+        let (task, repair, cancelled, _ended) = self.repair(id, voters, CONTROLLER_SEGMENT_BYTES, &reason, damaged);
         lock(&self.inner.repairs).insert(id, repair);
         let mended = task.run(cancelled).await;
         lock(&self.inner.repairs).remove(&id);
         if !mended {
             return Err(NodeError::Damaged(reason));
         }
-        self.inner.writer.save_meta(repair::mark_key(id), None).await?;
+        self.clear(id, task.lost).await?;
         self.repaired(id).await;
         Ok(())
     }

@@ -37,6 +37,10 @@ pub(crate) enum Kind {
     Snapshot = 7,
     /// A damaged replica asks for entries.
     Repair = 20,
+    /// How often the sender has been started, against what is remembered of it.
+    Lives = 21,
+    /// Whoever has lost its vote asks for the term of the others'.
+    Standing = 22,
     Answer = 100,
 }
 
@@ -118,6 +122,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             6 => Kind::Leaders,
             7 => Kind::Snapshot,
             20 => Kind::Repair,
+            21 => Kind::Lives,
+            22 => Kind::Standing,
             100 => Kind::Answer,
             _ => return Err(malformed()),
         };

@@ -20,6 +20,7 @@ use super::frame::{self, Frame, Kind, Reader};
 use super::identity;
 use crate::env::{Listener, Stream};
 use crate::group::{Group, Types};
+use crate::node::lives::Telling;
 use crate::node::{Node, NodeWeak, PeerTls};
 use crate::{GroupId, NodeId, repair};
 
@@ -149,7 +150,7 @@ async fn receive(
                 host.heard_leaders(sender, led);
             }
             Kind::Answer => return Err(frame::malformed()),
-            Kind::Vote | Kind::PreVote | Kind::Transfer | Kind::Propose | Kind::Snapshot | Kind::Repair => {
+            Kind::Vote | Kind::PreVote | Kind::Transfer | Kind::Propose | Kind::Snapshot | Kind::Repair | Kind::Lives | Kind::Standing => {
                 let Ok(call) = calls.clone().acquire_owned().await else { return Ok(()) };
                 let answers = answers.clone();
                 tasks.spawn(async move {
@@ -206,6 +207,13 @@ async fn answer(host: &Node, peer: Option<NodeId>, frame: Frame) -> Result<Vec<u
     let malformed = |error: serde_json::Error| error.to_string();
     if frame.kind == Kind::Propose {
         return host.propose_for_peer(frame.body.to_vec()).await;
+    }
+    if frame.kind == Kind::Lives {
+        let telling = Telling::decode(frame.body).filter(|telling| peer.is_none_or(|peer| peer == telling.node));
+        return Ok(host.remembers(telling.ok_or("malformed, or of another node's life")?));
+    }
+    if frame.kind == Kind::Standing {
+        return Ok(host.standing(frame.group).ok_or("this node has lost its votes, too")?.to_be_bytes().to_vec());
     }
     let group = host.group(frame.group).ok_or("no such group here")?;
     if frame.kind == Kind::Repair {

@@ -9,11 +9,11 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 use super::wire::{Question, Reply};
-use super::{Counters, Progress};
+use super::{Counters, Progress, set_mark};
 use crate::batch::Batch;
 use crate::env::Env;
 use crate::group::snapshot::{self, Snapshots};
-use crate::group::storage::stored_vote;
+use crate::group::storage::{raise_vote, stored_vote};
 use crate::log::{FrameKind, Log, LogEntry, LogError, LogPosition, LogSettings, salvage, start_offset_of};
 use crate::node::NodeWeak;
 use crate::peer::client::Peers;
@@ -36,6 +36,10 @@ pub(crate) enum Pause {
     Log(#[from] LogError),
     #[error("no leader of the partition answers")]
     NoLeader,
+    #[error("node {0} does not say which term it knows")]
+    Unheard(NodeId),
+    #[error("there is no other replica")]
+    Alone,
     #[error("node {0} sent entries that do not continue the log")]
     Unfit(NodeId),
     #[error("node {0} sent a snapshot that leads nowhere")]
@@ -49,8 +53,13 @@ pub(crate) struct Task {
     pub writer: Writer,
     pub peers: Peers,
     pub node: NodeWeak,
+    pub node_id: NodeId,
+    /// The log's bytes are at fault; otherwise only the vote and the log's end are not to be believed.
+    pub damaged: bool,
+    /// Number of the loss of votes that is to be made good, if any is.
+    pub lost: Option<u64>,
     pub group: GroupId,
-    /// Who may lead the group; this node may be among them.
+    /// The other voters of the group.
     pub voters: Vec<NodeId>,
     pub directory: PathBuf,
     /// Where damaged files are kept until the repair is over.
@@ -64,12 +73,13 @@ impl Task {
     /// True once the log holds all that it has to; false when `cancelled` came first. The mark is still set.
     pub async fn run(&self, mut cancelled: watch::Receiver<bool>) -> bool {
         let mut pause = AGAIN;
+        let mut damaged = self.damaged;
         loop {
             if *cancelled.borrow() {
                 return false;
             }
             // Not to be left halfway: it moves files.
-            let outcome = match self.salvage().await {
+            let outcome = match self.salvage(damaged).await {
                 Ok(()) => tokio::select! {
                     biased;
                     _ = cancelled.wait_for(|cancelled| *cancelled) => return false,
@@ -79,6 +89,11 @@ impl Task {
             };
             let reason = match outcome {
                 Ok(()) => return true,
+                // Found only now: a log beside a lost meta log, say, of which nobody knows where it begins.
+                Err(Pause::Log(error)) if error.is_damage() && !damaged => {
+                    damaged = set_mark(&self.writer, self.group, &error.to_string()).await.is_ok();
+                    continue;
+                }
                 Err(reason) => reason.to_string(),
             };
             tracing::debug!(topic = %self.group.topic, partition = self.group.partition, reason, "the repair of a replica waits");
@@ -96,8 +111,12 @@ impl Task {
         Snapshots::new(self.group, self.writer.clone())
     }
 
-    async fn salvage(&self) -> io::Result<()> {
+    async fn salvage(&self, damaged: bool) -> io::Result<()> {
         let Task { env, group, directory, aside, .. } = self.clone();
+        // What nobody else has is left as it is.
+        if self.voters.is_empty() || !damaged {
+            return Ok(());
+        }
         let simulated = env.disk.is_simulated();
         let purged = self.snapshots().purged()?;
         let work = move || salvage::keep_sound_prefix(&env, group, &directory, &aside, purged);
@@ -113,7 +132,32 @@ impl Task {
     }
 
     async fn fetch(&self) -> Result<(), Pause> {
-        let mut log = self.open()?;
+        let log = self.open()?;
+        if self.lost.is_some() {
+            raise_vote(&self.writer, self.group, self.node_id, self.latest_term().await?).await?;
+        }
+        let log = self.catch_up(log).await?;
+        // Of the entries' terms, too, the vote is a promise not to go back.
+        Ok(raise_vote(&self.writer, self.group, self.node_id, log.last().map_or(0, |last| last.term)).await?)
+    }
+
+    /// The latest term in which any other voter has voted: this node may have voted in it as well.
+    async fn latest_term(&self) -> Result<u64, Pause> {
+        let mut latest = 0;
+        for voter in &self.voters {
+            let request = Request { kind: Kind::Standing, group: self.group, body: Vec::new() };
+            let answer = self.peers.call(*voter, request, QUESTION_DEADLINE).await.ok();
+            let term = answer.and_then(|answer| Some(u64::from_be_bytes(answer[..].try_into().ok()?)));
+            latest = latest.max(term.ok_or(Pause::Unheard(*voter))?);
+        }
+        Ok(latest)
+    }
+
+    /// Fetches until the log holds what the leader had when it was asked first.
+    async fn catch_up(&self, mut log: Log) -> Result<Log, Pause> {
+        if self.voters.is_empty() {
+            return if self.damaged { Err(Pause::Alone) } else { Ok(log) };
+        }
         let mut source = Source { task: self, last_good: None };
         // The leader's term, and its last entry when it was first asked in that term.
         let mut target: Option<(u64, Option<LogPosition>)> = None;
@@ -140,7 +184,7 @@ impl Task {
                     self.take(&log, peer, term, entries).await?;
                     step_back = 1;
                     if reached(&log) {
-                        return Ok(());
+                        return Ok(log);
                     }
                 }
                 Reply::Differs => {

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -78,6 +79,7 @@ pub struct Writer {
 struct Shared {
     meta: Mutex<Meta>,
     stats: Mutex<WriterStats>,
+    changes: AtomicU64,
 }
 
 /// The meta log's content, ahead of the file by what is queued.
@@ -108,7 +110,11 @@ impl Writer {
     pub fn start(env: &Env, data_dir: &Path, fsync: bool) -> io::Result<Writer> {
         let (log, values) = MetaLog::open(&env.disk, data_dir)?;
         let (jobs, queue) = mpsc::unbounded_channel();
-        let shared = Arc::new(Shared { meta: Mutex::new(Meta { values, lazy: BTreeSet::new() }), stats: Mutex::default() });
+        let shared = Arc::new(Shared {
+            meta: Mutex::new(Meta { values, lazy: BTreeSet::new() }),
+            stats: Mutex::default(),
+            changes: AtomicU64::new(0),
+        });
         let mut rounds = Rounds::new(shared.clone(), env.disk.clone(), log, fsync);
         let disk = env.disk.clone();
         if disk.is_simulated() {
@@ -138,6 +144,15 @@ impl Writer {
             })?;
         }
         Ok(Writer { jobs, shared })
+    }
+
+    /// Counts what is saved that a node must not forget.
+    pub(crate) fn note_change(&self) {
+        self.shared.changes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn changes(&self) -> u64 {
+        self.shared.changes.load(Ordering::Relaxed)
     }
 
     pub(crate) fn queue(&self, job: Job) -> io::Result<()> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use meridian_raft::env::SimDisk;
+use meridian_raft::node::Node;
 use meridian_raft::partition::Partition;
 use meridian_raft::{GroupId, NodeId};
 use rand::rngs::StdRng;
@@ -92,7 +93,15 @@ impl Run {
         Ok(())
     }
 
+    /// Nobody is down, nothing is cut.
+    pub fn all_is_well(&self) -> bool {
+        self.mends.is_empty() && self.down.is_empty()
+    }
+
     fn maybe_begin(&mut self) {
+        if decay::needs_everybody(self) {
+            return;
+        }
         let mut drawn = self.random.random_range(0..CHANCES);
         let profile = self.profile.clone();
         for (number, fault) in profile.faults.iter().enumerate() {
@@ -192,7 +201,11 @@ impl Run {
             Some(partition) => {
                 format!("node {}: {:?}, high watermark {}", site.node, partition.leadership(), partition.high_watermark())
             }
-            None => format!("node {}: not up", site.node),
+            None => {
+                let damaged = lock(&site.running).node.as_ref().map(Node::damaged).unwrap_or_default();
+                let damaged = damaged.into_iter().find(|damaged| damaged.id == id);
+                format!("node {}: not up, {damaged:?}", site.node)
+            }
         };
         let end = lock(&self.oracle).group(id).acknowledged_end();
         let states: Vec<String> = self.replicas(id).map(state).collect();

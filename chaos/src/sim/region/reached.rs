@@ -43,6 +43,8 @@ reached! {
     required network_cuts;
     /// Bits flipped in files of a node that was down, files cut, deleted, or replaced by older copies.
     required decays;
+    /// Of them, those that took a node's votes: its meta log damaged, or its whole disk old or empty.
+    required votes_lost;
     /// Damaged replicas that were brought back by their peers.
     required repairs;
 }

@@ -1,5 +1,5 @@
-//! A node's files rot while it is down: bits flip, files are cut, deleted, or replaced by older copies of themselves. Never on a second node
-//! before the first has been repaired: what a majority has lost nobody can bring back.
+//! A node's files rot while it is down: bits flip, files are cut, deleted, or replaced by older copies of themselves; its whole disk comes back
+//! old or empty. Never on a second node before the first has been repaired: what a majority has lost nobody can bring back.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -23,6 +23,8 @@ pub(in crate::sim) struct Decay {
     copied_at: Duration,
     /// Rotten since its files were touched, until all its replicas are whole.
     rotten: Option<NodeId>,
+    /// It has lost votes, so that the other faults have to wait.
+    votes_lost: bool,
 }
 
 /// A disk as it was, and where its partitions' logs ended.
@@ -51,17 +53,17 @@ pub(in crate::sim) fn remember(run: &mut Run) {
 }
 
 pub(super) fn decay(run: &mut Run) -> bool {
-    if !all_whole(run) {
-        return false;
-    }
     let node = run.any_node();
-    if !run.is_up(node) {
+    if !all_whole(run) || !run.is_up(node) {
         return false;
     }
-    let Some((id, old)) = victim(run, node) else { return false };
+    // Where votes are lost, too, only the others can tell which: all of them have to be heard.
+    let votes = run.all_is_well() && run.random.random_bool(0.5);
+    let Some(old) = (if votes { whole_disk(run, node) } else { victim(run, node) }) else { return false };
     run.sites[&node].disk.settle();
     run.power_off(node, None);
-    let rotten = rot(run, node, id, &old);
+    let rotten = if votes { lose_votes(run, node, &old) } else { rot(run, node, &old) };
+    run.decay.votes_lost = rotten && votes;
     if rotten {
         run.decay.rotten = Some(node);
         lock(&run.oracle).reached.decays += 1;
@@ -77,16 +79,47 @@ fn all_whole(run: &mut Run) -> bool {
     let site = &run.sites[&node];
     let running = lock(&site.running);
     let placed = site.profile.partitions.iter().filter(|spec| spec.replicas.contains(&node)).count();
-    let whole = running.partitions.len() == placed && running.node.as_ref().is_some_and(|node| node.damaged().is_empty());
+    let whole =
+        running.partitions.len() == placed && running.node.as_ref().is_some_and(|node| node.takes_part() && node.damaged().is_empty());
     drop(running);
     if whole {
-        run.decay.rotten = None;
+        (run.decay.rotten, run.decay.votes_lost) = (None, false);
     }
     whole
 }
 
+/// Whether a node is on its way back from lost votes: another that is down or cut off now would be one too many.
+pub(in crate::sim) fn needs_everybody(run: &mut Run) -> bool {
+    run.decay.votes_lost && !all_whole(run)
+}
+
+/// The disk as it was a while ago.
+fn whole_disk(run: &mut Run, node: NodeId) -> Option<BTreeMap<PathBuf, Vec<u8>>> {
+    run.decay.copies.get(&node).filter(|copies| copies.len() == COPIES_MAX)?.front().map(|copy| copy.files.clone())
+}
+
+/// Damages the meta log, or has the whole disk come back old or empty.
+fn lose_votes(run: &mut Run, node: NodeId, old: &BTreeMap<PathBuf, Vec<u8>>) -> bool {
+    let disk = run.sites[&node].disk.clone();
+    let now = disk.copy();
+    let meta: BTreeMap<PathBuf, Vec<u8>> =
+        old.iter().filter(|(path, _)| path.ends_with("meta.log")).map(|(path, bytes)| (path.clone(), bytes.clone())).collect();
+    let kind = run.random.random_range(0..4);
+    lock(&run.oracle).reached.votes_lost += 1;
+    match kind {
+        0 => now.keys().for_each(|path| disk.replace(path, None)),
+        1 => {
+            now.keys().filter(|path| !old.contains_key(*path)).for_each(|path| disk.replace(path, None));
+            old.iter().for_each(|(path, bytes)| disk.replace(path, Some(bytes.clone())));
+        }
+        2 => meta.iter().for_each(|(path, bytes)| disk.replace(path, Some(bytes.clone()))),
+        _ => return rot(run, node, &meta),
+    }
+    true
+}
+
 /// A partition of the node of which all that an old copy holds is committed by now, and that copy of its files.
-fn victim(run: &mut Run, node: NodeId) -> Option<(GroupId, BTreeMap<PathBuf, Vec<u8>>)> {
+fn victim(run: &mut Run, node: NodeId) -> Option<BTreeMap<PathBuf, Vec<u8>>> {
     let old = run.decay.copies.get(&node)?.front()?;
     let committed = |id: &GroupId, end: i64| run.sites[&node].partition(*id).is_some_and(|partition| partition.high_watermark() > end);
     let settled: Vec<GroupId> = old.ends.iter().filter(|(id, end)| committed(id, **end)).map(|(id, _)| *id).collect();
@@ -94,11 +127,11 @@ fn victim(run: &mut Run, node: NodeId) -> Option<(GroupId, BTreeMap<PathBuf, Vec
     let folder = format!("{}-{}", id.topic, id.partition);
     let files = run.decay.copies.get(&node)?.front()?.files.iter();
     let files = files.filter(|(path, _)| path.parent().is_some_and(|parent| parent.ends_with(&folder)));
-    Some((id, files.map(|(path, bytes)| (path.clone(), bytes.clone())).collect()))
+    Some(files.map(|(path, bytes)| (path.clone(), bytes.clone())).collect())
 }
 
 /// Damages one of the files that `old` is a copy of, where it says what it said then.
-fn rot(run: &mut Run, node: NodeId, _id: GroupId, old: &BTreeMap<PathBuf, Vec<u8>>) -> bool {
+fn rot(run: &mut Run, node: NodeId, old: &BTreeMap<PathBuf, Vec<u8>>) -> bool {
     let disk = run.sites[&node].disk.clone();
     let now = disk.copy();
     // The copy's end is left out: what was written there may have been cut and written anew.
