@@ -197,12 +197,13 @@ impl Node {
         if let Some(life) = lost {
             self.inner.writer.save_meta(trusted_key(id), Some(life.to_be_bytes().to_vec())).await?;
         }
-        self.inner.writer.save_meta(repair::mark_key(id), None).await
+        self.inner.writer.save_meta(repair::mark_key(id), None).await?;
+        self.inner.repair_counters.repaired.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     /// What was kept of the damage is no longer needed: the log has been read whole since.
     async fn repaired(&self, id: GroupId) {
-        self.inner.repair_counters.repaired.fetch_add(1, Ordering::Relaxed);
         tracing::info!(topic = %id.topic, partition = id.partition, "a damaged replica has been repaired");
         if let Err(error) = self.inner.writer.remove_dir(&self.inner.env, self.aside(id)).await {
             tracing::warn!(topic = %id.topic, partition = id.partition, %error, "the damaged files stay");

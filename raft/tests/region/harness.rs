@@ -48,6 +48,8 @@ pub struct Region {
     addresses: BTreeMap<NodeId, SocketAddr>,
     folders: BTreeMap<NodeId, tempfile::TempDir>,
     running: BTreeMap<NodeId, Running>,
+    /// Of nodes that wait for others.
+    begun: Vec<Runtime>,
     mirror: bool,
 }
 
@@ -105,6 +107,19 @@ fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
 }
 
+/// Starts a node with its controller and its partition, however long a repair takes.
+async fn open(config: NodeConfig, spec: PartitionSpec, machine: Arc<Journal>) -> Result<(Node, Control, Partition), NodeError> {
+    let node = Node::start(Env::real(), config).await?;
+    let control = node.open_controller(machine).await?;
+    let begun = Instant::now();
+    loop {
+        match node.open_partition(spec.clone()).await {
+            Err(NodeError::Damaged(_)) if begun.elapsed() < PATIENCE => tokio::time::sleep(Duration::from_millis(20)).await,
+            opened => return Ok((node, control, opened?)),
+        }
+    }
+}
+
 impl Region {
     pub fn start() -> Region {
         Region::start_as(false)
@@ -117,7 +132,7 @@ impl Region {
     fn start_as(mirror: bool) -> Region {
         let addresses = (1..=3).map(|node| (node, free_address())).collect();
         let folders = (1..=3).map(|node| (node, tempfile::tempdir().expect("a folder"))).collect();
-        let mut region = Region { authority: Authority::new(), addresses, folders, running: BTreeMap::new(), mirror };
+        let mut region = Region { authority: Authority::new(), addresses, folders, running: BTreeMap::new(), begun: Vec::new(), mirror };
         for node in 1..=3 {
             region.restart(node);
         }
@@ -136,31 +151,28 @@ impl Region {
         }
     }
 
-    pub fn start_on(&mut self, folder: NodeId, node_id: NodeId) -> Result<(), NodeError> {
-        let config = self.config(folder, node_id, "here");
-        let runtime = runtime();
-        let journal = Arc::new(Journal::default());
-        let machine = journal.clone();
-        let spec = PartitionSpec {
+    fn spec(&self) -> PartitionSpec {
+        PartitionSpec {
             id: GROUP,
             replicas: vec![1, 2, 3],
             mirror: self.mirror,
             settings: PartitionSettings { segment_bytes: SEGMENT_BYTES },
-        };
-        let (node, control, partition) = runtime.block_on(async move {
-            let node = Node::start(Env::real(), config).await?;
-            let control = node.open_controller(machine).await?;
-            let begun = Instant::now();
-            let partition = loop {
-                match node.open_partition(spec.clone()).await {
-                    Err(NodeError::Damaged(_)) if begun.elapsed() < PATIENCE => tokio::time::sleep(Duration::from_millis(20)).await,
-                    opened => break opened?,
-                }
-            };
-            Ok::<_, NodeError>((node, control, partition))
-        })?;
+        }
+    }
+
+    pub fn start_on(&mut self, folder: NodeId, node_id: NodeId) -> Result<(), NodeError> {
+        let runtime = runtime();
+        let journal = Arc::new(Journal::default());
+        let (node, control, partition) = runtime.block_on(open(self.config(folder, node_id, "here"), self.spec(), journal.clone()))?;
         self.running.insert(node_id, Running { runtime, node, partition, control, journal });
         Ok(())
+    }
+
+    /// Starts a node that is not expected to be whole before others are.
+    pub fn begin(&mut self, node: NodeId) {
+        let runtime = runtime();
+        runtime.spawn(open(self.config(node, node, "here"), self.spec(), Arc::default()));
+        self.begun.push(runtime);
     }
 
     pub fn restart(&mut self, node: NodeId) {
@@ -302,13 +314,32 @@ impl Region {
         segments
     }
 
+    pub fn folder(&self, node: NodeId) -> &std::path::Path {
+        self.folders[&node].path()
+    }
+
+    /// As after the disk was replaced.
+    pub fn empty_folder(&self, node: NodeId) {
+        std::fs::remove_dir_all(self.folder(node)).expect("removed");
+        std::fs::create_dir(self.folder(node)).expect("a folder");
+    }
+
+    /// The node that leads the partition just now, as far as it says so.
+    pub fn running_leader(&self) -> Option<NodeId> {
+        self.running.iter().find(|(_, running)| running.partition.leadership().is_leader).map(|(node, _)| *node)
+    }
+
     /// How many replicas a node has brought back since it was started.
     pub fn repaired(&self, node: NodeId) -> u64 {
         self.running[&node].node.repair_stats().repaired
     }
 
-    pub fn keeps_damaged_files(&self, node: NodeId) -> bool {
-        self.log_folder(node).with_extension("damaged").exists()
+    pub fn wait_until_damaged_files_are_gone(&self, node: NodeId) {
+        let begun = Instant::now();
+        while self.log_folder(node).with_extension("damaged").exists() {
+            assert!(begun.elapsed() < PATIENCE, "the damaged files stay");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 
