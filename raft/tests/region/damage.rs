@@ -15,9 +15,10 @@ fn one_down() -> (Region, NodeId, NodeId) {
     }
     let follower = region.nodes().into_iter().find(|node| *node != leader).expect("three nodes");
     region.wait_for_offset(follower, i64::from(BATCHES));
-    // What is durable is noted with the next sync of anything.
     region.append(leader, batch(BATCHES, 1)).expect("acknowledged");
     region.wait_for_offset(follower, i64::from(BATCHES) + 1);
+    // How far the log is durable is noted once a second.
+    std::thread::sleep(std::time::Duration::from_millis(1500));
     region.kill(follower);
     (region, leader, follower)
 }
