@@ -60,6 +60,9 @@ pub enum ServeError {
     Listen { address: SocketAddr, error: io::Error },
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// A write or a sync of the data folder has failed: nothing is written any more, and no sync is tried again.
+    #[error("{0}; this node has ended, and its peers lead in its place")]
+    Disk(String),
 }
 
 /// Serves until `stop` resolves, then hands leaderships over and stops. `raft` runs Raft alone, so that busy clients cannot starve its
@@ -120,13 +123,21 @@ pub async fn serve(config: Config, raft_runtime: tokio::runtime::Handle, stop: i
     let joining = tokio::spawn(join(config.clone(), admin.phase().clone(), view));
     tracing::info!(region = %config.region, node = config.node_id, "serving");
 
-    stop.await;
+    let failed = tokio::select! {
+        () = stop => None,
+        reason = raft.disk_failed() => Some(reason),
+    };
 
     tracing::info!("stopping");
     admin.phase().stopping();
     joining.abort();
     let _ = joining.await;
     let _ = std::fs::remove_file(config.data_dir.join(READY_FILE));
+    if let Some(reason) = failed {
+        // As Kafka does: the process ends, and whoever supervises it or its machine decides whether it shall begin again.
+        raft.abandon().await;
+        return Err(ServeError::Disk(reason));
+    }
     // Before connections close: what clients have in flight is still answered, and what they send next is told who leads.
     raft.hand_over().await;
     listener.shutdown().await;

@@ -15,6 +15,7 @@ pub mod node;
 pub mod partition;
 mod peer;
 pub mod repair;
+mod space;
 pub mod writer;
 
 /// Number of a node within its region, from 1.

@@ -1,6 +1,6 @@
 //! All Raft groups of one process: the controller and every partition that has a replica here, over one peer connection per neighbour.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -26,11 +26,13 @@ use crate::peer::client::Peers;
 use crate::peer::frame::{self, Kind};
 use crate::peer::server;
 use crate::repair::{self, Repair};
+use crate::space::Space;
 use crate::writer::{Writer, WriterStats};
 use crate::{GroupId, NodeId};
 use lives::Lives;
 use repairs::VOTES_LOST;
 
+mod disk;
 pub(crate) mod lives;
 mod repairs;
 
@@ -43,8 +45,6 @@ const TELL_GATHER: Duration = Duration::from_millis(5);
 const CHANGING: usize = 32;
 /// Groups remembered of one peer's telling.
 const LED_GROUPS_MAX: usize = 1 << 20;
-/// How old a commit index on disk may be that is saved without a sync of its own.
-const TEND_DISK_EVERY: Duration = Duration::from_secs(1);
 /// How often logs are looked at for segments that are too old or too many.
 const RETENTION_EVERY: Duration = Duration::from_secs(10);
 /// How long the controller waits, before it is opened, for peers to say that this node knows what it has promised.
@@ -106,6 +106,12 @@ pub struct NodeStats {
     pub sync_us_max: u64,
     pub bytes_written: u64,
     pub elections: u64,
+    /// What is free on the disk of the data folder.
+    pub disk_free_bytes: u64,
+    /// New data is refused for want of space.
+    pub disk_full: bool,
+    /// How often that began.
+    pub disk_fills: u64,
 }
 
 /// One process's part in its region. Cheap to clone.
@@ -129,7 +135,10 @@ struct Inner {
     env: Env,
     config: NodeConfig,
     writer: Writer,
+    space: Arc<Space>,
     peers: Peers,
+    /// Peers that refuse new data, by their own word.
+    full_peers: Mutex<BTreeSet<NodeId>>,
     runtime: Handle,
     /// One open or delete at a time of the same group, so that it never runs twice over the same files.
     changing: [tokio::sync::Mutex<()>; CHANGING],
@@ -170,6 +179,7 @@ fn claim(writer: &Writer, node_id: NodeId) -> Result<BoxFuture<'static, io::Resu
 impl Node {
     /// Opens the data folder, starts the peer listener and the writer. Runs Raft on the calling tokio runtime, whoever opens groups later.
     pub async fn start(env: Env, config: NodeConfig) -> Result<Node, NodeError> {
+        let (env, space) = Space::keep(&env, &config.data_dir)?;
         let (writer, lost) = lives::open_writer(&env, &config)?;
         claim(&writer, config.node_id)?.await?;
         let lives = Lives::begin(&writer, lost).await?;
@@ -182,7 +192,9 @@ impl Node {
             env,
             config,
             writer,
+            space,
             peers,
+            full_peers: Mutex::default(),
             runtime: Handle::current(),
             changing: Default::default(),
             tell: Arc::default(),
@@ -202,7 +214,7 @@ impl Node {
             tokio::spawn(server::serve(weak.clone(), listener, tls)).abort_handle(),
             tokio::spawn(lives::live(weak.clone())).abort_handle(),
             tokio::spawn(tell_leaders(weak.clone(), node.inner.tell.clone())).abort_handle(),
-            tokio::spawn(tend_disk(weak.clone())).abort_handle(),
+            tokio::spawn(disk::tend(weak.clone())).abort_handle(),
             tokio::spawn(enforce_retention(weak)).abort_handle(),
         ];
         lock(&node.inner.tasks).extend(tasks);
@@ -373,8 +385,9 @@ impl Node {
     }
 
     /// A peer told which groups it leads now, and so which it leads no more.
-    pub(crate) fn heard_leaders(&self, peer: NodeId, led: Vec<(GroupId, i32)>) {
+    pub(crate) fn heard_leaders(&self, peer: NodeId, refuses_data: bool, led: Vec<(GroupId, i32)>) {
         self.inner.peers.spoke(peer);
+        self.heard_of_space(peer, refuses_data);
         let mut heard = lock(&self.inner.heard);
         heard.retain(|_, (node, _)| *node != peer);
         for (group, epoch) in led.into_iter().take(LED_GROUPS_MAX) {
@@ -393,7 +406,7 @@ impl Node {
                 led.push((partition.id(), leadership.epoch));
             }
         }
-        self.inner.peers.tell_all(Kind::Leaders, &frame::encode_leaders(self.inner.config.node_id, &led));
+        self.inner.peers.tell_all(Kind::Leaders, &frame::encode_leaders(self.inner.config.node_id, self.inner.space.is_full(), &led));
     }
 
     pub(crate) async fn propose_for_peer(&self, command: Vec<u8>) -> Result<Vec<u8>, String> {
@@ -411,13 +424,24 @@ impl Node {
 
     /// Why a group here cannot go on, if one cannot: a failed disk, or a bug. The groups share one disk, so the first to say it says enough.
     pub fn failure(&self) -> Option<String> {
-        let control = read(&self.inner.control).as_ref().and_then(|control| control.group().failure());
-        control.or_else(|| read(&self.inner.partitions).values().find_map(|partition| partition.group().failure()))
+        let control = || read(&self.inner.control).as_ref().and_then(|control| control.group().failure());
+        self.disk_failure()
+            .or_else(control)
+            .or_else(|| read(&self.inner.partitions).values().find_map(|partition| partition.group().failure()))
     }
 
     pub fn stats(&self) -> NodeStats {
         let WriterStats { syncs, sync_us_sum, sync_us_max, bytes_written } = self.inner.writer.stats();
-        NodeStats { syncs, sync_us_sum, sync_us_max, bytes_written, elections: self.inner.elections.load(Ordering::Relaxed) }
+        NodeStats {
+            syncs,
+            sync_us_sum,
+            sync_us_max,
+            bytes_written,
+            elections: self.inner.elections.load(Ordering::Relaxed),
+            disk_free_bytes: self.inner.space.free_bytes(),
+            disk_full: self.inner.space.is_full(),
+            disk_fills: self.inner.space.fills(),
+        }
     }
 
     fn groups(&self) -> Vec<Group> {
@@ -428,7 +452,8 @@ impl Node {
     /// Hands every leadership over, as far as others can take them, and goes on as a follower.
     pub async fn hand_over(&self) {
         if self.inner.config.peers.len() > 1 {
-            futures_util::future::join_all(self.groups().iter().map(|group| group.transfer(HANDOVER_DEADLINE))).await;
+            let avoid = self.full_peers();
+            futures_util::future::join_all(self.groups().iter().map(|group| group.transfer(HANDOVER_DEADLINE, &avoid))).await;
         }
     }
 
@@ -442,15 +467,6 @@ impl Node {
         lock(&self.inner.tasks).drain(..).for_each(|task| task.abort());
         self.inner.peers.stop();
         self.inner.writer.stop().await;
-    }
-}
-
-/// What the data folder needs from time to time.
-async fn tend_disk(node: NodeWeak) {
-    loop {
-        tokio::time::sleep(TEND_DISK_EVERY).await;
-        let Some(node) = node.upgrade() else { return };
-        node.inner.writer.save_lazy();
     }
 }
 

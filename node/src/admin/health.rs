@@ -66,6 +66,12 @@ pub fn missing(phase: &Phase, view: Option<&View>) -> Vec<String> {
     missing
 }
 
+/// What a node that serves cannot do for now, in words.
+pub fn degraded(view: Option<&View>) -> Vec<String> {
+    let full = view.is_some_and(|view| view.raft.stats().disk_full);
+    full.then(|| "the disk is nearly full: new data is refused until there is space".to_owned()).into_iter().collect()
+}
+
 /// Replicas that the metadata place on this node and that are not open. Damaged ones are not counted: what is sound here serves, and the
 /// others of their groups serve what is not.
 fn closed_replicas(view: &View) -> usize {

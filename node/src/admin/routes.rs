@@ -76,13 +76,15 @@ async fn healthz(State(rooms): State<Rooms>) -> Response {
 struct Readiness {
     ready: bool,
     missing: Vec<String>,
+    /// What the node cannot do for now, though it serves.
+    degraded: Vec<String>,
 }
 
 async fn readyz(State(rooms): State<Rooms>) -> Response {
     let missing = health::missing(&rooms.phase, rooms.view.get());
     let ready = missing.is_empty();
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (code, Json(Readiness { ready, missing })).into_response()
+    (code, Json(Readiness { ready, missing, degraded: health::degraded(rooms.view.get()) })).into_response()
 }
 
 async fn metrics(State(rooms): State<Rooms>) -> Response {

@@ -39,7 +39,8 @@ pub fn of_append(error: &AppendError) -> ErrorCode {
         // Retriable, and says what is so: nothing was appended, because the replicas do not keep up.
         AppendError::Overloaded => ErrorCode::NotEnoughReplicas,
         AppendError::Timeout => ErrorCode::RequestTimedOut,
-        AppendError::Storage(_) => ErrorCode::KafkaStorageError,
+        // Retriable, both: clients look for another leader, and come back.
+        AppendError::Storage(_) | AppendError::DiskFull => ErrorCode::KafkaStorageError,
     }
 }
 

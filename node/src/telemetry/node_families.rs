@@ -75,6 +75,19 @@ fn of_storage(stats: &NodeStats) -> Vec<Family> {
         syncs,
         Family::single("meridian_fsync_seconds_max", Kind::Gauge, "Longest fdatasync since start.", longest),
         Family::single("meridian_disk_written_bytes_total", Kind::Counter, "Bytes written to the logs.", stats.bytes_written as f64),
+        Family::single(
+            "meridian_disk_free_bytes",
+            Kind::Gauge,
+            "Free bytes on the disk of the data folder, as of the last second.",
+            stats.disk_free_bytes as f64,
+        ),
+        Family::single(
+            "meridian_disk_full",
+            Kind::Gauge,
+            "1 while new data is refused because the disk is nearly full.",
+            f64::from(u8::from(stats.disk_full)),
+        ),
+        Family::single("meridian_disk_fills_total", Kind::Counter, "How often the disk became nearly full.", stats.disk_fills as f64),
         Family::single("meridian_raft_elections_total", Kind::Counter, "Leaderships this node has won.", stats.elections as f64),
     ]
 }

@@ -63,6 +63,19 @@ pub trait Disk: Debug + Send + Sync {
     fn sync_delay(&self) -> BoxFuture<'static, ()>;
     /// True where work must stay on the calling thread (simulation).
     fn is_simulated(&self) -> bool;
+    /// Of the file system that holds `path`; None where nothing can be said.
+    fn space(&self, path: &Path) -> io::Result<Option<DiskSpace>>;
+    /// So little is free that it is left to what must be written: new data is to be refused for now.
+    fn refuses_data(&self) -> bool {
+        false
+    }
+}
+
+/// How large a file system is, and what of it this process may still use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskSpace {
+    pub total_bytes: u64,
+    pub free_bytes: u64,
 }
 
 /// An open file.

@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Clock, Disk, Env, File, Listener, Mutations, Net, Random, Stream};
+use super::{Clock, Disk, DiskSpace, Env, File, Listener, Mutations, Net, Random, Stream};
 
 /// Kernels take at most this many slices in one `pwritev` (`IOV_MAX` on Linux).
 const SLICES_MAX: usize = 1024;
@@ -85,6 +85,10 @@ impl Disk for RealDisk {
     }
     fn is_simulated(&self) -> bool {
         false
+    }
+    fn space(&self, path: &Path) -> io::Result<Option<DiskSpace>> {
+        let told = rustix::fs::statvfs(path)?;
+        Ok(Some(DiskSpace { total_bytes: told.f_blocks * told.f_frsize, free_bytes: told.f_bavail * told.f_frsize }))
     }
 }
 

@@ -17,10 +17,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 use turmoil::net::{TcpListener, TcpStream};
 
-use super::{Clock, Disk, Env, File, Listener, Mutations, Net, Random, Stream};
+use super::{Clock, Disk, DiskSpace, Env, File, Listener, Mutations, Net, Random, Stream};
 
 /// Wall time at which every simulation starts: 2026-01-01T00:00:00Z.
 const WALL_BASE_US: i64 = 1_767_225_600_000_000;
+/// Of every simulated disk.
+const DISK_BYTES: u64 = 64 << 20;
 const SYNC_DELAY: Duration = Duration::from_micros(700);
 
 impl Env {
@@ -75,6 +77,10 @@ struct DiskState {
     durable_names: BTreeMap<PathBuf, Arc<SimFile>>,
     dirs: BTreeSet<PathBuf>,
     fail_syncs: bool,
+    /// What a sync takes beyond [`SYNC_DELAY`].
+    slower_by: Duration,
+    /// Bytes that others than the node have filled.
+    others_bytes: u64,
     /// The first node's start, so that a restarted node's clock goes on instead of starting again.
     started: Option<Instant>,
     /// Grows with every crash: handles of before can no longer write.
@@ -103,6 +109,23 @@ impl SimDisk {
     /// Makes every sync fail (or succeed again): a dying device.
     pub fn fail_syncs(&self, fail: bool) {
         lock(&self.state).fail_syncs = fail;
+    }
+
+    /// Makes every sync take so much longer: a worn or busy device.
+    pub fn slow_down(&self, by: Duration) {
+        lock(&self.state).slower_by = by;
+    }
+
+    pub fn fails_syncs(&self) -> bool {
+        lock(&self.state).fail_syncs
+    }
+
+    /// Somebody else fills the disk up to so many free bytes; None: takes his bytes away.
+    pub fn leave_free(&self, free_bytes: Option<u64>) {
+        let mut state = lock(&self.state);
+        state.others_bytes = 0;
+        let free = state.free_bytes();
+        state.others_bytes = free_bytes.map_or(0, |left| free.saturating_sub(left));
     }
 
     /// Makes all that was written durable, as an idle machine comes to do.
@@ -148,6 +171,13 @@ impl SimDisk {
             *byte ^= 1;
         }
         Ok(())
+    }
+}
+
+impl DiskState {
+    fn free_bytes(&self) -> u64 {
+        let used: u64 = self.names.values().map(|file| lock(&file.content).volatile.len() as u64).sum();
+        DISK_BYTES.saturating_sub(used).saturating_sub(self.others_bytes)
     }
 }
 
@@ -217,6 +247,16 @@ impl SimFile {
         Ok(())
     }
 
+    /// Finds room for a file of that length.
+    fn find_room(&self, length: usize) -> io::Result<()> {
+        let held = lock(&self.content).volatile.len();
+        let state = lock(&self.disk);
+        if length > held && state.others_bytes > 0 && state.free_bytes() < (length - held) as u64 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
+    }
+
     fn check_alive(&self) -> io::Result<()> {
         match lock(&self.disk).generation == self.generation {
             true => Ok(()),
@@ -234,8 +274,10 @@ impl File for SimFile {
         Ok(count)
     }
     fn write_all_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        let bytes = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
-        self.change(Change::Write { offset: usize::try_from(offset).map_err(io::Error::other)?, bytes })
+        let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        let offset = usize::try_from(offset).map_err(io::Error::other)?;
+        self.find_room(offset + bytes.len())?;
+        self.change(Change::Write { offset, bytes })
     }
     fn sync(&self) -> io::Result<()> {
         self.check_alive()?;
@@ -251,6 +293,7 @@ impl File for SimFile {
     }
     fn allocate(&self, bytes: u64) -> io::Result<()> {
         let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
+        self.find_room(bytes)?;
         let length = lock(&self.content).volatile.len();
         if length < bytes { self.change(Change::Length(bytes)) } else { Ok(()) }
     }
@@ -323,10 +366,13 @@ impl Disk for SimDisk {
         Ok(())
     }
     fn sync_delay(&self) -> BoxFuture<'static, ()> {
-        tokio::time::sleep(SYNC_DELAY).boxed()
+        tokio::time::sleep(SYNC_DELAY + lock(&self.state).slower_by).boxed()
     }
     fn is_simulated(&self) -> bool {
         true
+    }
+    fn space(&self, _: &Path) -> io::Result<Option<DiskSpace>> {
+        Ok(Some(DiskSpace { total_bytes: DISK_BYTES, free_bytes: lock(&self.state).free_bytes() }))
     }
 }
 

@@ -9,7 +9,7 @@ pub(crate) mod storage;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +22,7 @@ use openraft::rt::instant::Instant as _;
 use openraft::rt::watch::WatchReceiver as _;
 use openraft_rt_tokio::TokioRuntime;
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
 
 use crate::batch::BatchHeader;
 use crate::env::Env;
@@ -51,6 +52,9 @@ pub(crate) const APPEND_BYTES_MAX: usize = 1 << 20;
 /// How long an openraft call to a peer that cannot be reached waits before the next.
 pub(crate) const BACKOFF: Duration = Duration::from_millis(100);
 
+/// For so long after it offered its leadership a node is not sure of it: beyond the deadline of the offer's message.
+const OFFER_DOUBT: Duration = Duration::from_secs(5);
+
 /// What clients of a group propose.
 #[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Proposal {
@@ -64,6 +68,13 @@ pub(crate) struct Proposal {
     /// The term in which the proposer judged it to follow on the log. Should openraft append it in another, a blank is stored in its place.
     #[serde(skip)]
     pub judged_in: Option<u64>,
+}
+
+impl Proposal {
+    /// Records of clients, whose place is on disk space that others leave.
+    pub fn is_data(&self) -> bool {
+        matches!(self.kind, FrameKind::Batch | FrameKind::Mirrored)
+    }
 }
 
 impl fmt::Debug for Proposal {
@@ -137,6 +148,8 @@ struct Inner {
     leadership_told: Arc<watch::Sender<Leadership>>,
     submissions: mpsc::UnboundedSender<Submission>,
     lease: Duration,
+    /// When leadership was last offered to another node.
+    offered: Mutex<Option<Instant>>,
     /// This node is the only voter.
     alone: bool,
     tasks: Vec<tokio::task::AbortHandle>,
@@ -243,6 +256,7 @@ impl Group {
             leadership_told,
             submissions,
             lease,
+            offered: Mutex::new(None),
             alone,
             tasks,
         };
@@ -292,6 +306,11 @@ impl Group {
             // openraft counts no acknowledgements where there is nobody to ask.
             return self.inner.leadership.borrow().is_leader;
         }
+        // Whoever was offered the leadership may have been elected within the lease, by voters that were told not to wait for its end.
+        let offered = *self.inner.offered.lock().unwrap_or_else(PoisonError::into_inner);
+        if offered.is_some_and(|at| at.elapsed() < OFFER_DOUBT) {
+            return false;
+        }
         let acknowledged = self.inner.raft.as_leader().ok().and_then(|leader| leader.last_quorum_acked());
         self.inner.leadership.borrow().is_leader && acknowledged.is_some_and(|at| at.elapsed() < self.inner.lease)
     }
@@ -322,8 +341,8 @@ impl Group {
         }
     }
 
-    /// Offers leadership to the follower that knows most; true once another node leads.
-    pub async fn transfer(&self, deadline: Duration) -> bool {
+    /// Offers leadership to the follower that knows most, of those not to be avoided; true once another node leads.
+    pub async fn transfer(&self, deadline: Duration, avoid: &BTreeSet<NodeId>) -> bool {
         let mut leadership = self.leadership();
         if !leadership.borrow().is_leader {
             return true;
@@ -331,10 +350,11 @@ impl Group {
         let successor = {
             let metrics = self.inner.raft.metrics();
             let metrics = metrics.borrow_watched();
-            let matched = metrics.replication.iter().flatten().filter(|(node, _)| **node != self.inner.node_id);
+            let matched = metrics.replication.iter().flatten().filter(|(node, _)| **node != self.inner.node_id && !avoid.contains(node));
             matched.max_by_key(|(_, id)| id.as_ref().map(|id| id.index)).map(|(node, _)| *node)
         };
         let Some(successor) = successor else { return false };
+        *self.inner.offered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         if self.inner.raft.trigger().transfer_leader(successor).await.is_err() {
             return false;
         }

@@ -219,6 +219,11 @@ impl Log {
         self.state().last
     }
 
+    /// The disk keeps what is free for what must be written: new batches are to be refused before they enter any log.
+    pub fn refuses_data(&self) -> bool {
+        self.inner.env.disk.refuses_data()
+    }
+
     pub fn next_offset(&self) -> i64 {
         self.state().next_offset
     }

@@ -3,6 +3,7 @@
 pub(crate) mod producers;
 mod retention;
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -76,6 +77,8 @@ pub enum AppendError {
     AppendTime(i64),
     #[error("too many bytes wait to be appended; try again")]
     Overloaded,
+    #[error("the disk is nearly full; try again")]
+    DiskFull,
     #[error("not acknowledged by a majority in time; the batch may yet be committed")]
     Timeout,
     #[error("the disk refuses writes: {0}")]
@@ -225,6 +228,9 @@ impl Partition {
     }
 
     fn reserve(&self, bytes: usize) -> Result<Reserved, AppendError> {
+        if self.inner.group.log().refuses_data() {
+            return Err(AppendError::DiskFull);
+        }
         let pending = self.inner.pending_bytes.clone();
         let reserved = Reserved { bytes, pending };
         if reserved.pending.fetch_add(bytes, Ordering::Relaxed) + bytes > PENDING_BYTES_MAX {
@@ -362,7 +368,7 @@ impl Partition {
     /// Hands leadership to another in-sync replica; resolves when another leads or after the deadline of the attempt.
     pub fn transfer_leadership(&self) -> BoxFuture<'static, bool> {
         let group = self.inner.group.clone();
-        async move { group.transfer(TRANSFER_DEADLINE).await }.boxed()
+        async move { group.transfer(TRANSFER_DEADLINE, &BTreeSet::new()).await }.boxed()
     }
 
     /// Replicas that have all but the newest entries, as the leader knows (itself included); on followers, all voters.

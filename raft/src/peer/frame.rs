@@ -276,10 +276,11 @@ pub(crate) fn decode_append_answer(bytes: &Bytes) -> Option<StreamAppendResult<T
     })
 }
 
-/// `node, count, (topic, partition, epoch)*`.
-pub(crate) fn encode_leaders(node: NodeId, led: &[(GroupId, i32)]) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(12 + led.len() * LED_BYTES);
+/// `node, 1 where it refuses new data, count, (topic, partition, epoch)*`.
+pub(crate) fn encode_leaders(node: NodeId, refuses_data: bool, led: &[(GroupId, i32)]) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(13 + led.len() * LED_BYTES);
     bytes.put_u64(node);
+    bytes.put_u8(u8::from(refuses_data));
     bytes.put_u32(led.len() as u32);
     for (group, epoch) in led {
         bytes.put_slice(group.topic.as_bytes());
@@ -291,8 +292,12 @@ pub(crate) fn encode_leaders(node: NodeId, led: &[(GroupId, i32)]) -> Bytes {
 
 const LED_BYTES: usize = 16 + 4 + 4;
 
-pub(crate) fn decode_leaders(mut bytes: Bytes) -> Option<(NodeId, Vec<(GroupId, i32)>)> {
+/// Who tells, whether it refuses new data, and which groups it leads in which epoch.
+pub(crate) type ToldLeaders = (NodeId, bool, Vec<(GroupId, i32)>);
+
+pub(crate) fn decode_leaders(mut bytes: Bytes) -> Option<ToldLeaders> {
     let node = bytes.try_get_u64().ok()?;
+    let refuses_data = bytes.try_get_u8().ok()? != 0;
     let count = bytes.try_get_u32().ok()? as usize;
     if bytes.len() != count.checked_mul(LED_BYTES)? {
         return None;
@@ -303,7 +308,7 @@ pub(crate) fn decode_leaders(mut bytes: Bytes) -> Option<(NodeId, Vec<(GroupId, 
         bytes.copy_to_slice(&mut topic);
         led.push((GroupId { topic: Uuid::from_bytes(topic), partition: bytes.get_i32() }, bytes.get_i32()));
     }
-    Some((node, led))
+    Some((node, refuses_data, led))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::FuturesOrdered;
 use futures_util::{FutureExt, StreamExt};
+use openraft::EntryPayload;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
 use tokio::io::{AsyncWriteExt, BufWriter};
 use tokio::sync::{Semaphore, mpsc};
@@ -143,11 +144,11 @@ async fn receive(
                 appenders.insert(frame.group, appender);
             }
             Kind::Leaders => {
-                let (sender, led) = frame::decode_leaders(frame.body).ok_or_else(frame::malformed)?;
+                let (sender, refuses_data, led) = frame::decode_leaders(frame.body).ok_or_else(frame::malformed)?;
                 if peer.is_some_and(|peer| peer != sender) {
                     return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the peer tells of another node's groups"));
                 }
-                host.heard_leaders(sender, led);
+                host.heard_leaders(sender, refuses_data, led);
             }
             Kind::Answer => return Err(frame::malformed()),
             Kind::Vote | Kind::PreVote | Kind::Transfer | Kind::Propose | Kind::Snapshot | Kind::Repair | Kind::Lives | Kind::Standing => {
@@ -195,6 +196,12 @@ async fn append_in_order(group: Group, mut queue: mpsc::Receiver<Append>, answer
 
 async fn append_one(group: Group, number: u64, append: AppendEntriesRequest<Types>) -> Answer {
     let (prev, last) = (append.prev_log_id, append.entries.last().map(|entry| entry.log_id).or(append.prev_log_id));
+    // Refused before anything of it is accepted; the leader tries again, and a majority goes on without this replica.
+    if group.log().refuses_data()
+        && append.entries.iter().any(|entry| matches!(&entry.payload, EntryPayload::Normal(proposal) if proposal.is_data()))
+    {
+        return failure(number, "the disk is nearly full");
+    }
     match group.raft().append_entries(append).await {
         // Nothing precedes the first entry, so nothing can conflict with it.
         Ok(AppendEntriesResponse::Conflict) if prev.is_none() => failure(number, "conflict before the first entry"),

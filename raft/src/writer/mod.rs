@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::env::{Env, File};
 use crate::log::Flushed;
@@ -80,6 +80,8 @@ struct Shared {
     meta: Mutex<Meta>,
     stats: Mutex<WriterStats>,
     changes: AtomicU64,
+    /// Set once, by the first write or sync that failed.
+    failure: watch::Sender<Option<String>>,
 }
 
 /// The meta log's content, ahead of the file by what is queued.
@@ -114,6 +116,7 @@ impl Writer {
             meta: Mutex::new(Meta { values, lazy: BTreeSet::new() }),
             stats: Mutex::default(),
             changes: AtomicU64::new(0),
+            failure: watch::Sender::default(),
         });
         let mut rounds = Rounds::new(shared.clone(), env.disk.clone(), log, fsync);
         let disk = env.disk.clone();
@@ -229,6 +232,11 @@ impl Writer {
             outcome.await.map_err(|_| stopped())?
         }
         .boxed()
+    }
+
+    /// Why nothing can be written any more, once that is so.
+    pub fn failure(&self) -> watch::Receiver<Option<String>> {
+        self.shared.failure.subscribe()
     }
 
     pub fn stats(&self) -> WriterStats {

@@ -98,7 +98,7 @@ impl Rounds {
                         None => task(),
                     };
                     if let Err(error) = &result {
-                        self.failed.get_or_insert_with(|| error.to_string());
+                        self.fail(error);
                     }
                     done(result);
                 }
@@ -121,8 +121,16 @@ impl Rounds {
         if self.failed.is_none()
             && let Err(error) = work()
         {
-            tracing::error!(%error, "the disk takes no new files or bytes; this node's logs stop here");
+            self.fail(&error);
+        }
+    }
+
+    /// Final: what a second attempt would report is not to be believed.
+    fn fail(&mut self, error: &io::Error) {
+        if self.failed.is_none() {
+            tracing::error!(%error, "the disk refuses writes; this node's logs stop here");
             self.failed = Some(error.to_string());
+            self.shared.failure.send_replace(self.failed.clone());
         }
     }
 
@@ -170,8 +178,7 @@ impl Rounds {
         if self.failed.is_none()
             && let Err(error) = self.write_and_sync(pending, wanted)
         {
-            tracing::error!(%error, "the disk refuses writes; this node's logs stop here");
-            self.failed = Some(error.to_string());
+            self.fail(&error);
         }
         self.compact_meta();
         for done in self.done.drain(..) {

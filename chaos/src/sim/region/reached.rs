@@ -41,6 +41,11 @@ reached! {
     /// Power cuts of a node that led.
     required leaders_cut;
     required network_cuts;
+    /// Nodes that ended because their disk failed.
+    required disks_failed;
+    /// Disks that became full under a running node, which refused new data from then on.
+    required disks_full;
+    required slow_disks;
     /// Bits flipped in files of a node that was down, files cut, deleted, or replaced by older copies.
     required decays;
     /// Of them, those that took a node's votes: its meta log damaged, or its whole disk old or empty.

@@ -86,11 +86,34 @@ impl Site {
         };
         let mut env = Env::simulated(self.seed.wrapping_add(boot), self.disk.clone());
         env.mutations.snapshot_too_new = self.mutations.snapshot_too_new;
-        let node = Node::start(env, self.config()).await?;
+        let node = match Node::start(env, self.config()).await {
+            Err(_) if self.disk.fails_syncs() => return self.ends().await,
+            started => started?,
+        };
         lock(&self.running).node = Some(node.clone());
         let placed = self.profile.partitions.iter().filter(|spec| spec.replicas.contains(&self.node));
-        futures_util::future::try_join_all(placed.map(|spec| self.host(&node, spec))).await?;
-        Ok(())
+        tokio::select! {
+            biased;
+            _ = node.disk_failed() => {
+                node.abandon().await;
+                self.ends().await
+            }
+            lived = futures_util::future::try_join_all(placed.map(|spec| self.host(&node, spec))) => match lived {
+                Err(_) if self.disk.fails_syncs() => {
+                    node.abandon().await;
+                    self.ends().await
+                }
+                lived => Ok(lived.map(drop)?),
+            },
+        }
+    }
+
+    /// The program of a node whose disk has failed: it is no more. What is in memory is gone, the machine is still there.
+    async fn ends(&self) -> turmoil::Result {
+        std::mem::take(&mut *lock(&self.running));
+        self.streams.values().for_each(|stream| stream.forget(self.node));
+        lock(&self.oracle).reached.disks_failed += 1;
+        std::future::pending().await
     }
 
     /// One replica's life: it is opened, acted upon, and when it is found damaged waited for.

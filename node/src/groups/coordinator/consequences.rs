@@ -61,7 +61,7 @@ impl Coordinator {
                 self.settle(&id, Vec::new());
             }
             // Nothing was written and nothing in memory spoke of it.
-            (Done::Committed { group: id, reply, .. }, Err(Diverged::Append(AppendError::Overloaded))) => {
+            (Done::Committed { group: id, reply, .. }, Err(Diverged::Append(AppendError::Overloaded | AppendError::DiskFull))) => {
                 if let Some(group) = self.group(&id) {
                     group.commits_in_flight -= 1;
                 }

@@ -1,6 +1,7 @@
 //! Everything that can go wrong. A new fault is a function and a line in [`FAULTS`].
 
 pub(super) mod decay;
+mod disk;
 mod network;
 mod power;
 
@@ -27,6 +28,9 @@ pub(in crate::sim) const CHANCES: u32 = 10_000;
 
 pub(in crate::sim) const FAULTS: &[Fault] = &[
     Fault { name: "decay", chances: 20, always: false, begin: decay::decay },
+    Fault { name: "disk-error", chances: 5, always: false, begin: disk::fail },
+    Fault { name: "disk-full", chances: 8, always: false, begin: disk::fill },
+    Fault { name: "disk-slow", chances: 8, always: false, begin: disk::slow },
     Fault { name: "network-cut", chances: 15, always: true, begin: network::cut },
     Fault { name: "power-cut", chances: 8, always: true, begin: power::cut_one },
     Fault { name: "power-cut-of-all", chances: 3, always: true, begin: power::cut_all },
