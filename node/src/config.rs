@@ -27,6 +27,9 @@ pub struct Config {
     /// Principals (`User:NAME`) that may do everything.
     #[serde(default)]
     pub superusers: Vec<String>,
+    /// Give the lead of a partition back to its preferred replica once that one has kept up for some seconds; default true.
+    #[serde(default = "yes")]
+    pub leader_balance: bool,
     pub kafka: Kafka,
     pub peer: Peer,
     pub link: Link,
@@ -52,8 +55,15 @@ pub struct Kafka {
 #[serde(deny_unknown_fields)]
 pub struct Peer {
     pub listen: SocketAddr,
-    /// `host:port` of every node of the region by node id, this one included.
+    /// `host:port` of every node of the region by node id, this one included. A node that joins needs only its own and some of the others'.
     pub nodes: BTreeMap<String, String>,
+    /// This node joins a region that others founded, after `meridian node add ID`; default false: the nodes above found it together.
+    #[serde(default)]
+    pub join: bool,
+    /// Bytes per second that this node sends to replicas which catch up before they vote, all partitions together; default 50 MiB. More makes
+    /// moves shorter and leaves clients less; less than what producers write to a partition, and its move never ends.
+    #[serde(default = "catch_up_bytes_per_s_default")]
+    pub catch_up_bytes_per_s: u64,
 }
 
 /// QUIC to the nodes of other regions, with mutual TLS.
@@ -102,6 +112,14 @@ pub struct Telemetry {
     /// Share of Kafka requests that are traced, 0 to 1; default 0.01.
     #[serde(default = "trace_ratio_default")]
     pub trace_ratio: f64,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn catch_up_bytes_per_s_default() -> u64 {
+    meridian_raft::CATCH_UP_BYTES_PER_S_DEFAULT
 }
 
 fn trace_ratio_default() -> f64 {
@@ -169,6 +187,7 @@ const KEYS: &[(&str, &[&str])] = &[
             "data_dir",
             "rack",
             "superusers",
+            "leader_balance",
             "kafka",
             "peer",
             "link",
@@ -179,7 +198,7 @@ const KEYS: &[(&str, &[&str])] = &[
         ],
     ),
     ("kafka", &["listen", "advertised"]),
-    ("peer", &["listen", "nodes"]),
+    ("peer", &["listen", "nodes", "join", "catch_up_bytes_per_s"]),
     ("link", &["listen", "regions"]),
     ("admin", &["listen"]),
     ("tls", &["ca", "certificate", "key"]),
@@ -264,6 +283,8 @@ impl Config {
             require(canonical, &key, format!("is not named by a node id, 0 to {}", i32::MAX))?;
             require_address(&key, address)?;
         }
+        require(self.peer.catch_up_bytes_per_s > 0, "peer.catch_up_bytes_per_s", "is 0")?;
+        require(!self.peer.join || self.peer.nodes.len() > 1, "peer.nodes", "names no node that this one could join")?;
         let listed = self.peer.nodes.contains_key(&self.node_id.to_string());
         require(listed, "node_id", format!("{} is not listed in peer.nodes", self.node_id))
     }

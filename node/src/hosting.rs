@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use meridian_raft::GroupId;
 use meridian_raft::node::{Node, NodeError};
-use meridian_raft::partition::{PartitionSettings, PartitionSpec};
+use meridian_raft::partition::{Partition, PartitionSettings, PartitionSpec};
 use tokio::task::AbortHandle;
 
 use crate::controller::handle::Controller;
@@ -17,7 +17,7 @@ use crate::controller::topic_config;
 /// Replicas opened at once.
 const OPENING_MAX: usize = 16;
 /// How long a replica that could not be opened is left alone.
-const RETRY: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Keeps this node's replicas in step with the metadata until dropped.
 #[derive(Debug)]
@@ -54,9 +54,15 @@ async fn reconcile(node_id: u64, raft: &Node, image: &Image) -> bool {
     let wanted = wanted(node_id, image);
     let open = raft.partitions().into_iter().map(|partition| partition.id());
     let damaged = raft.damaged().into_iter().map(|damaged| damaged.id);
+    let mut complete = true;
     for id in open.chain(damaged).filter(|id| *id != GroupId::CONTROLLER) {
         // An image without any command in it is not the metadata yet.
-        if image.version > 0 && !wanted.contains_key(&id) {
+        if image.version == 0 || wanted.contains_key(&id) {
+            continue;
+        }
+        if raft.partition(id).is_some_and(|partition| !settled(node_id, image, &partition)) {
+            complete = false;
+        } else {
             tracing::info!(topic = %id.topic, partition = id.partition, "a replica is deleted");
             if let Err(error) = raft.delete_partition(id).await {
                 tracing::error!(topic = %id.topic, partition = id.partition, %error, "a replica cannot be deleted");
@@ -76,18 +82,27 @@ async fn reconcile(node_id: u64, raft: &Node, image: &Image) -> bool {
         }
     });
     // Every one is awaited: a failure must not drop the opening of another halfway.
-    opened.buffer_unordered(OPENING_MAX).fold(true, |all, opened| std::future::ready(all && opened)).await
+    opened.buffer_unordered(OPENING_MAX).fold(complete, |all, opened| std::future::ready(all && opened)).await
+}
+
+/// A partition that has moved away is left alone while this node leads it still: for a moment it does, and its successor needs it. A deleted
+/// topic's goes at once.
+fn settled(node_id: u64, image: &Image, partition: &Partition) -> bool {
+    let exists = image.topics_by_id.contains_key(&partition.id().topic);
+    let leadership = partition.leadership();
+    !exists || (!leadership.is_leader && leadership.leader != Some(node_id))
 }
 
 fn wanted(node_id: u64, image: &Image) -> BTreeMap<GroupId, PartitionSpec> {
     let mut wanted = BTreeMap::new();
     for topic in image.topics.values() {
-        for (partition, replicas) in (0i32..).zip(&topic.partitions) {
-            if replicas.contains(&node_id) {
-                let id = GroupId { topic: topic.id, partition };
-                let mirror = topic.home != image.region;
-                wanted.insert(id, PartitionSpec { id, replicas: replicas.clone(), mirror, settings: settings(topic) });
-            }
+        for partition in topic.on_node(node_id) {
+            let id = GroupId { topic: topic.id, partition };
+            // Whoever is not one of those that form the group joins it, with an empty disk too.
+            let founders = topic.founders(partition);
+            let replicas = if founders.contains(&node_id) { founders.to_vec() } else { Vec::new() };
+            let mirror = topic.home != image.region;
+            wanted.insert(id, PartitionSpec { id, replicas, mirror, settings: settings(topic) });
         }
     }
     wanted

@@ -12,6 +12,7 @@ pub mod groups;
 pub mod hosting;
 pub mod kafka;
 pub mod logs;
+pub mod membership;
 pub mod mesh;
 mod nearest;
 pub mod serve;

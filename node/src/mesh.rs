@@ -195,13 +195,13 @@ impl Shared {
 /// A placement for each topic, or each of its partitions, that is new here. None while the region's nodes are not known yet.
 fn place_new(image: &Image, live: &[u64], nodes: usize, topics: &[CatalogueTopic]) -> Option<BTreeMap<Uuid, Vec<Vec<u64>>>> {
     let replicas = MIRROR_REPLICAS.min(nodes);
-    let registered: Vec<u64> = image.nodes.keys().copied().collect();
+    let registered: Vec<u64> = image.nodes.keys().filter(|node| !image.draining.contains(node)).copied().collect();
     if registered.len() < replicas {
         return None;
     }
     let live: Vec<u64> = registered.iter().filter(|node| live.contains(node)).copied().collect();
     // A node that is down now will catch up; a mirror with too few replicas would stay one.
-    let candidates = if live.len() < replicas { registered } else { live };
+    let candidates = image.candidates(if live.len() < replicas { &registered } else { &live });
     let mut start = image.topics.values().map(|topic| topic.partitions.len()).sum();
     let mut placed = BTreeMap::new();
     for topic in topics {
@@ -265,6 +265,7 @@ mod tests {
             admin: "localhost:1".to_owned(),
             link: "localhost:2".to_owned(),
             rack: None,
+            peer: None,
         };
         Image { nodes: nodes.iter().map(|id| (*id, record(*id))).collect(), ..Image::default() }
     }

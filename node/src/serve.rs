@@ -24,6 +24,7 @@ use crate::groups::Groups;
 use crate::hosting::Hosting;
 use crate::kafka::Broker;
 use crate::kafka::listener::Listener;
+use crate::membership::{Membership, MembershipConfig};
 use crate::mesh::Mesh;
 use crate::telemetry::otlp::{Otlp, OtlpError};
 use crate::tls::{self, Credentials, TlsError};
@@ -82,7 +83,9 @@ pub async fn serve(config: Config, raft_runtime: tokio::runtime::Handle, stop: i
     let raft = raft_runtime.spawn(start).await.map_err(|error| NodeError::Raft(error.to_string()))??;
     let region =
         Region { mesh: config.mesh.clone(), name: config.region.clone(), number: config.region_number, superusers: config.superusers() };
-    let controller = Controller::start(&raft, region).await?;
+    raft.set_catch_up_rate(config.peer.catch_up_bytes_per_s);
+    let controller = if config.peer.join { Controller::join(&raft, region).await? } else { Controller::start(&raft, region).await? };
+    let membership = Membership::start(membership_config(&config), raft.clone(), controller.clone());
     let hosting = Hosting::start(config.node_id, raft.clone(), controller.clone());
     let mesh = Mesh::start(config.node_id, config.peer.nodes.len(), raft.clone(), controller.clone(), env.clone());
     let links = Links::start(link_config(&config)?, raft.clone(), Arc::new(mesh), env.clone()).await?;
@@ -123,9 +126,19 @@ pub async fn serve(config: Config, raft_runtime: tokio::runtime::Handle, stop: i
     let joining = tokio::spawn(join(config.clone(), admin.phase().clone(), view));
     tracing::info!(region = %config.region, node = config.node_id, "serving");
 
+    let mut stop = std::pin::pin!(stop);
     let failed = tokio::select! {
-        () = stop => None,
+        () = &mut stop => None,
         reason = raft.disk_failed() => Some(reason),
+        () = removed(config.node_id, controller.clone()) => {
+            tracing::warn!("this node was removed from its region: it serves no clients any more, and may be stopped");
+            admin.phase().stopping();
+            listener.shutdown().await;
+            tokio::select! {
+                () = &mut stop => None,
+                reason = raft.disk_failed() => Some(reason),
+            }
+        }
     };
 
     tracing::info!("stopping");
@@ -143,7 +156,7 @@ pub async fn serve(config: Config, raft_runtime: tokio::runtime::Handle, stop: i
     listener.shutdown().await;
     drop(broker);
     links.shutdown().await;
-    drop(hosting);
+    drop((hosting, membership));
     raft.shutdown().await;
     if let Some(otlp) = otlp {
         otlp.shutdown().await;
@@ -173,6 +186,11 @@ fn node_config(config: &Config, credentials: &Credentials) -> Result<NodeConfig,
     })
 }
 
+fn membership_config(config: &Config) -> MembershipConfig {
+    let peers = config.peer.nodes.iter().filter_map(|(id, address)| Some((id.parse().ok()?, address.clone()))).collect();
+    MembershipConfig { node_id: config.node_id, peers, leader_balance: config.leader_balance }
+}
+
 fn link_config(config: &Config) -> Result<LinkConfig, TlsError> {
     Ok(LinkConfig {
         mesh: config.mesh.clone(),
@@ -196,12 +214,13 @@ fn record(config: &Config) -> NodeRecord {
         admin: config.admin.listen.to_string(),
         link: config.link.listen.to_string(),
         rack: config.rack.clone(),
+        peer: config.peer.nodes.get(&config.node_id.to_string()).cloned(),
     }
 }
 
 /// Makes this node known to its region, and says in [`READY_FILE`] when nothing is missing any more.
 async fn join(config: Config, phase: Phase, view: View) {
-    register(view.controller.clone(), record(&config)).await;
+    register(view.controller.clone(), record(&config), config.peer.join).await;
     while !health::missing(&phase, Some(&view)).is_empty() {
         tokio::time::sleep(READY_AGAIN).await;
     }
@@ -211,17 +230,29 @@ async fn join(config: Config, phase: Phase, view: View) {
     }
 }
 
+/// Resolves once the region's metadata say that this node was taken out.
+async fn removed(node_id: u64, controller: Controller) {
+    if controller.watch().wait_for(|image| image.removed.contains(&node_id)).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
 /// Enters this node into the region's metadata, or corrects what they say of it.
-async fn register(controller: Controller, record: NodeRecord) {
+async fn register(controller: Controller, record: NodeRecord, joins: bool) {
     let mut images = controller.watch();
+    let mut refused = Answer::Done;
     loop {
         let image: Arc<_> = images.borrow_and_update().clone();
         if image.nodes.get(&record.id) == Some(&record) {
             return;
         }
-        match controller.submit(Command::RegisterNode { node: record.clone() }).await {
+        match controller.submit(Command::RegisterNode { node: record.clone(), joins }).await {
             Ok(Answer::Done) => return,
-            Ok(answer) => tracing::error!(?answer, "the region's controller refuses this node"),
+            Ok(answer) if answer == refused => {}
+            Ok(answer) => {
+                tracing::error!(?answer, "the region's controller refuses this node");
+                refused = answer;
+            }
             Err(error) => tracing::debug!(%error, "not registered yet"),
         }
         tokio::time::sleep(REGISTER_AGAIN).await;

@@ -93,9 +93,10 @@ async fn start(authority: &Authority, folder: &Path, region: &str, number: u8, l
         admin: "localhost:1".to_owned(),
         link: listen.to_string(),
         rack: None,
+        peer: None,
     };
     let member = Member { raft, controller, links, _hosting: hosting };
-    member.submit(Command::RegisterNode { node: record }).await;
+    member.submit(Command::RegisterNode { node: record, joins: false }).await;
     member
 }
 

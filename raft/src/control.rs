@@ -1,5 +1,6 @@
 //! The controller group: a Raft group whose entries are commands of the host, applied in order to the host's machine on every node.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -10,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::group::{Group, Outcome, Proposal};
 use crate::log::FrameKind;
-use crate::partition::Leadership;
+use crate::partition::{Leadership, Membership, ReconfigureError};
 use crate::peer::client::Peers;
 use crate::peer::frame::{Kind, Request};
 use crate::{GroupId, NodeId};
@@ -81,20 +82,37 @@ impl Control {
     async fn attempt(&self, command: Vec<u8>) -> Result<Vec<u8>, ProposeError> {
         match self.leadership().leader {
             Some(leader) if leader == self.node_id => self.propose_here(command).await,
-            Some(leader) => {
-                let request = Request { kind: Kind::Propose, group: GroupId::CONTROLLER, body: vec![command.into()] };
-                let answer = self.peers.call(leader, request, ATTEMPT_DEADLINE).await.map_err(|error| match error.kind() {
-                    // Refused before it was sent.
-                    std::io::ErrorKind::NotConnected if !self.peers.is_connected(leader) => ProposeError::NoLeader { leader: Some(leader) },
-                    _ => ProposeError::Timeout,
-                })?;
-                match answer.split_first() {
-                    Some((&FORWARDED_ANSWER, answer)) => Ok(answer.to_vec()),
-                    Some((&FORWARDED_NO_LEADER, _)) => Err(ProposeError::NoLeader { leader: None }),
-                    _ => Err(ProposeError::Timeout),
-                }
-            }
+            Some(leader) => self.forward(leader, command).await,
+            None if !self.group.membership().voters.contains(&self.node_id) => self.ask_around(command).await,
             None => Err(ProposeError::NoLeader { leader: None }),
+        }
+    }
+
+    /// A node that the group has not taken in yet knows no leader, but others do.
+    async fn ask_around(&self, command: Vec<u8>) -> Result<Vec<u8>, ProposeError> {
+        for peer in self.peers.connected() {
+            match self.forward(peer, command.clone()).await {
+                Err(ProposeError::NoLeader { leader: Some(leader) }) if leader != peer => return self.forward(leader, command).await,
+                Err(ProposeError::NoLeader { .. }) => {}
+                result => return result,
+            }
+        }
+        Err(ProposeError::NoLeader { leader: None })
+    }
+
+    async fn forward(&self, leader: NodeId, command: Vec<u8>) -> Result<Vec<u8>, ProposeError> {
+        let request = Request { kind: Kind::Propose, group: GroupId::CONTROLLER, body: vec![command.into()] };
+        let answer = self.peers.call(leader, request, ATTEMPT_DEADLINE).await.map_err(|error| match error.kind() {
+            // Refused before it was sent.
+            std::io::ErrorKind::NotConnected if !self.peers.is_connected(leader) => ProposeError::NoLeader { leader: Some(leader) },
+            _ => ProposeError::Timeout,
+        })?;
+        match answer.split_first() {
+            Some((&FORWARDED_ANSWER, answer)) => Ok(answer.to_vec()),
+            Some((&FORWARDED_NO_LEADER, leader)) => {
+                Err(ProposeError::NoLeader { leader: leader.first_chunk().map(|id| NodeId::from_be_bytes(*id)) })
+            }
+            _ => Err(ProposeError::Timeout),
         }
     }
 
@@ -118,9 +136,22 @@ impl Control {
         }
         match self.propose_here(command).await {
             Ok(answer) => Ok([&[FORWARDED_ANSWER], answer.as_slice()].concat()),
-            Err(ProposeError::NoLeader { .. }) => Ok(vec![FORWARDED_NO_LEADER]),
+            Err(ProposeError::NoLeader { leader }) => {
+                let hint = leader.map(|leader| leader.to_be_bytes().to_vec()).unwrap_or_default();
+                Ok([&[FORWARDED_NO_LEADER], hint.as_slice()].concat())
+            }
             Err(error) => Err(error.to_string()),
         }
+    }
+
+    /// Who keeps the region's metadata, as this node knows.
+    pub fn membership(&self) -> Membership {
+        self.group.membership()
+    }
+    /// Makes these nodes the ones that decide over the metadata, and those the ones that only follow; see `Partition::reconfigure`.
+    pub fn reconfigure(&self, voters: BTreeSet<NodeId>, learners: BTreeSet<NodeId>) -> BoxFuture<'static, Result<(), ReconfigureError>> {
+        let group = self.group.clone();
+        async move { group.reconfigure(&voters, &learners).await }.boxed()
     }
 
     pub fn leadership(&self) -> Leadership {

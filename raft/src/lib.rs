@@ -18,6 +18,8 @@ pub mod repair;
 mod space;
 pub mod writer;
 
+pub use peer::throttle::CATCH_UP_BYTES_PER_S_DEFAULT;
+
 /// Number of a node within its region, from 1.
 pub type NodeId = u64;
 

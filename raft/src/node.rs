@@ -23,7 +23,7 @@ use crate::log::LogError;
 use crate::partition::producers::Producers;
 use crate::partition::{Leadership, Partition, PartitionSpec};
 use crate::peer::client::Peers;
-use crate::peer::frame::{self, Kind};
+use crate::peer::frame::{self, Kind, Request};
 use crate::peer::server;
 use crate::repair::{self, Repair};
 use crate::space::Space;
@@ -50,7 +50,7 @@ const RETENTION_EVERY: Duration = Duration::from_secs(10);
 /// How long the controller waits, before it is opened, for peers to say that this node knows what it has promised.
 const CLEARANCE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a stopping node waits for another to take a group over.
-const HANDOVER_DEADLINE: Duration = Duration::from_secs(2);
+pub(crate) const HANDOVER_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Mutual TLS for peers; None only in simulation.
 #[derive(Debug, Clone)]
@@ -266,6 +266,16 @@ impl Node {
 
     /// Opens (and on first start forms) the controller group of all `config.peers`; replays committed commands into `machine`.
     pub async fn open_controller(&self, machine: Arc<dyn Machine>) -> Result<Control, NodeError> {
+        self.open_control(machine, self.inner.config.peers.keys().copied().collect()).await
+    }
+
+    /// Opens the controller group of a region that this node did not found: it follows once the region's controller has taken it in. Until then
+    /// commands go through any node that is connected.
+    pub async fn join_controller(&self, machine: Arc<dyn Machine>) -> Result<Control, NodeError> {
+        self.open_control(machine, Vec::new()).await
+    }
+
+    async fn open_control(&self, machine: Arc<dyn Machine>, voters: Vec<NodeId>) -> Result<Control, NodeError> {
         self.await_clearance(CLEARANCE_PATIENCE).await;
         let _changing = self.changing(GroupId::CONTROLLER).await;
         if let Some(control) = &*read(&self.inner.control) {
@@ -274,7 +284,7 @@ impl Node {
         let plan = || Plan {
             id: GroupId::CONTROLLER,
             directory: self.directory(GroupId::CONTROLLER),
-            voters: self.inner.config.peers.keys().copied().collect(),
+            voters: voters.clone(),
             segment_bytes: CONTROLLER_SEGMENT_BYTES,
             host: Host::Control(machine.clone()),
             mirror: false,
@@ -430,6 +440,33 @@ impl Node {
             .or_else(|| read(&self.inner.partitions).values().find_map(|partition| partition.group().failure()))
     }
 
+    /// From now on these are the other nodes of the region, each with the addresses where it may be reached. This node's own number is ignored.
+    pub fn set_peers(&self, mut addresses: BTreeMap<NodeId, Vec<String>>) {
+        addresses.remove(&self.inner.config.node_id);
+        self.inner.peers.set(addresses);
+    }
+
+    /// Has whoever leads a group hand its leadership to a node; true once that is under way or done there.
+    pub async fn ask_to_hand_over(&self, id: GroupId, to: NodeId) -> bool {
+        match self.leader_of(id) {
+            None => false,
+            Some((leader, _)) if leader == to => true,
+            Some((leader, _)) if leader == self.inner.config.node_id => match self.partition(id) {
+                Some(partition) => partition.transfer_leadership_to(to).await,
+                None => false,
+            },
+            Some((leader, _)) => {
+                let request = Request { kind: Kind::HandOver, group: id, body: vec![to.to_be_bytes().to_vec().into()] };
+                self.inner.peers.call(leader, request, HANDOVER_DEADLINE * 2).await.is_ok()
+            }
+        }
+    }
+
+    /// How fast this node sends logs to replicas that catch up before they vote, all partitions together.
+    pub fn set_catch_up_rate(&self, bytes_per_s: u64) {
+        self.inner.peers.catch_up().set(bytes_per_s);
+    }
+
     pub fn stats(&self) -> NodeStats {
         let WriterStats { syncs, sync_us_sum, sync_us_max, bytes_written } = self.inner.writer.stats();
         NodeStats {
@@ -451,7 +488,7 @@ impl Node {
 
     /// Hands every leadership over, as far as others can take them, and goes on as a follower.
     pub async fn hand_over(&self) {
-        if self.inner.config.peers.len() > 1 {
+        if !self.inner.peers.is_empty() {
             let avoid = self.full_peers();
             futures_util::future::join_all(self.groups().iter().map(|group| group.transfer(HANDOVER_DEADLINE, &avoid))).await;
         }

@@ -2,6 +2,7 @@
 
 pub mod health;
 mod mesh;
+pub mod nodes;
 mod routes;
 pub mod server;
 pub mod status;

@@ -5,16 +5,17 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use meridian_auth::principal::Principal;
 
 use super::health::{self, Phase};
 use super::mesh;
+use super::nodes::{self, NodesError};
 use super::view::View;
 use crate::authentication::Authenticator;
 use crate::telemetry::family;
@@ -46,6 +47,8 @@ pub fn router(rooms: Rooms, caller: Caller) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/v1/mesh", get(mesh_status))
+        .route("/v1/nodes", get(nodes_list))
+        .route("/v1/nodes/{id}/{verb}", post(nodes_wish))
         .layer(from_fn(gate))
         .layer(Extension(caller))
         .with_state(rooms)
@@ -101,6 +104,48 @@ async fn mesh_status(State(rooms): State<Rooms>, Extension(caller): Extension<Ca
         Some(view) => Json(mesh::status(view, &principal, caller.host)).into_response(),
         None => (StatusCode::SERVICE_UNAVAILABLE, "The node is starting.\n").into_response(),
     }
+}
+
+async fn nodes_list(State(rooms): State<Rooms>, Extension(caller): Extension<Caller>, headers: HeaderMap) -> Response {
+    match asked(&rooms, &headers).await {
+        Ok((view, principal)) => told(nodes::list(&view, &principal, caller.host)),
+        Err(refused) => refused,
+    }
+}
+
+async fn nodes_wish(
+    State(rooms): State<Rooms>,
+    Extension(caller): Extension<Caller>,
+    Path((id, verb)): Path<(u64, String)>,
+    headers: HeaderMap,
+) -> Response {
+    match asked(&rooms, &headers).await {
+        Ok((view, principal)) => told(nodes::wish(&view, &principal, caller.host, id, &verb).await.map(|()| true)),
+        Err(refused) => refused,
+    }
+}
+
+async fn asked(rooms: &Rooms, headers: &HeaderMap) -> Result<(View, Principal), Response> {
+    let Some(principal) = authenticated(&rooms.authenticator, headers).await else {
+        rooms.metrics.refused();
+        return Err(unauthorized());
+    };
+    let view = rooms.view.get().cloned();
+    view.map(|view| (view, principal)).ok_or_else(|| (StatusCode::SERVICE_UNAVAILABLE, "The node is starting.\n").into_response())
+}
+
+fn told<T: serde::Serialize>(result: Result<T, NodesError>) -> Response {
+    let error = match result {
+        Ok(answer) => return Json(answer).into_response(),
+        Err(error) => error,
+    };
+    let code = match error {
+        NodesError::Forbidden(_) => StatusCode::FORBIDDEN,
+        NodesError::UnknownVerb => StatusCode::NOT_FOUND,
+        NodesError::Refused(_) => StatusCode::CONFLICT,
+        NodesError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    (code, format!("{error}\n")).into_response()
 }
 
 /// The caller says nothing right, or the caller is told nothing: why a token was refused is for our log alone.

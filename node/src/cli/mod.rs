@@ -8,6 +8,7 @@ mod dev;
 mod digest;
 mod link;
 mod mesh;
+mod node;
 mod output;
 mod parent;
 mod produce;
@@ -56,6 +57,8 @@ enum Noun {
     Acl(acl::Acl),
     /// The state of all regions
     Mesh(mesh::Mesh),
+    /// The nodes of a region: list, add, drain, remove
+    Node(node::Node),
     /// What a topic holds in a region, as one number to compare
     Digest(digest::Digest),
     /// Tokens of a development mesh's own issuer
@@ -118,6 +121,7 @@ impl Arguments {
             Noun::Consume(consume) => consume.run(),
             Noun::Acl(acl) => acl.run(),
             Noun::Mesh(mesh) => mesh.run(),
+            Noun::Node(node) => node.run(),
             Noun::Digest(digest) => digest.run(),
             Noun::Token(token) => token.run(),
             Noun::Completion(completion) => completion.run(),

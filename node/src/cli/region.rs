@@ -47,6 +47,8 @@ pub(super) struct AdminNode {
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     pub bootstrap: Vec<String>,
+    /// Its name, where it is known.
+    pub region: Option<String>,
     pub tls: Arc<rustls::ClientConfig>,
     pub token: TokenSource,
     /// Of every region, as far as known.
@@ -96,6 +98,7 @@ impl Target {
             nodes.map(|(region, node)| AdminNode { region: Some(region.clone()), node_id: Some(node.id), address: node.admin.clone() });
         Ok(Place {
             bootstrap: addresses(&region.bootstrap),
+            region: Some(name.to_owned()),
             tls: Arc::new(tls::client(tls::roots(&document.ca)?)?),
             token: TokenSource::File(self.token.clone().unwrap_or_else(|| document.admin_token.clone())),
             admin: admin.collect(),
@@ -120,7 +123,7 @@ impl Target {
         };
         let admin = addresses(&file.admin).into_iter().map(|address| AdminNode { region: None, node_id: None, address });
         let tls = Arc::new(tls::client(tls::roots(&folder.join(&file.ca))?)?);
-        Ok(Place { bootstrap: addresses(&file.bootstrap), tls, token, admin: admin.collect() })
+        Ok(Place { bootstrap: addresses(&file.bootstrap), region: None, tls, token, admin: admin.collect() })
     }
 }
 

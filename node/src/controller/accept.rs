@@ -68,19 +68,20 @@ fn mirror(image: &mut Image, region: &str, told: CatalogueTopic, placed: Option<
         return Ok(Some(reason));
     }
     let partitions = told.partitions as usize;
-    let mut replicas = image.topics_by_id.get(&told.id).map(|held| held.partitions.clone()).unwrap_or_default();
+    let (mut replicas, moves, moved) =
+        image.topics_by_id.get(&told.id).map(|held| (held.partitions.clone(), held.moves.clone(), held.moved.clone())).unwrap_or_default();
     if partitions > replicas.len() {
         let placed = placed.filter(|placed| placed.len() == partitions);
         let placed = placed.ok_or_else(|| invalid(format!("topic {} needs a placement of {partitions} partitions", told.name)))?;
-        check_replicas(image, placed)?;
         // Partitions that are here stay where they are.
+        check_replicas(image, &placed[replicas.len()..])?;
         replicas.extend_from_slice(&placed[replicas.len()..]);
     }
     // A region of a newer version may set what this one does not know; such a config has no meaning here.
     let configs = told.configs.into_iter().filter(|(name, value)| topic_config::check(region, name, value).is_ok()).collect();
     let mirrors = topic_config::mirrors(region, &configs).map_err(invalid)?;
     let home = region.to_string();
-    insert(image, Topic { name: told.name, id: told.id, partitions: replicas, configs, home, mirrors, internal: false });
+    insert(image, Topic { name: told.name, id: told.id, partitions: replicas, configs, home, mirrors, internal: false, moves, moved });
     Ok(None)
 }
 

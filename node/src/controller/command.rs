@@ -13,6 +13,33 @@ use super::image::NodeRecord;
 pub enum Command {
     RegisterNode {
         node: NodeRecord,
+        /// The node did not found the region: it must have been admitted.
+        #[serde(default)]
+        joins: bool,
+    },
+    /// Lets a node join, or one that was removed come back.
+    AdmitNode {
+        id: u64,
+    },
+    /// Moves everything off a node and gives it nothing new; or, where `drain` is false, no more of that.
+    DrainNode {
+        id: u64,
+        drain: bool,
+    },
+    /// Takes a node out of the region. By force: though it still holds replicas, where each has a majority elsewhere.
+    RemoveNode {
+        id: u64,
+        force: bool,
+    },
+    /// Tells partitions where to move.
+    MovePartitions {
+        moves: Vec<PartitionMove>,
+    },
+    /// The partition's group has committed this target as its voters.
+    FinishMove {
+        topic: Uuid,
+        partition: i32,
+        target: Vec<u64>,
     },
     /// Replicas are chosen by the proposer and checked here: one list of nodes per partition.
     CreateTopic {
@@ -56,6 +83,24 @@ pub enum Command {
     },
 }
 
+/// Where one partition is to be. None: where it came from.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PartitionMove {
+    pub topic: Uuid,
+    pub partition: i32,
+    pub target: Option<Vec<u64>>,
+}
+
+/// Why one partition is not told to move.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+pub enum MoveRefusal {
+    UnknownPartition,
+    NothingToCancel,
+    Impossible { message: String },
+}
+
 /// What becomes of one config. The change of a list is decided where it is applied, so that none of two at once is lost.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -85,6 +130,10 @@ pub enum Answer {
     /// Per filter, what was removed.
     AclsDeleted {
         matches: Vec<Vec<Binding>>,
+    },
+    /// Per partition of the command, why it does not move.
+    Moves {
+        refusals: Vec<Option<MoveRefusal>>,
     },
     ProducerIds {
         first: i64,

@@ -82,7 +82,8 @@ impl Controller {
         if new.validate_only {
             let (partitions, internal) = (replicas, topic_name::is_internal(&new.name));
             let (home, configs) = (image.region.clone(), new.configs);
-            return Ok(Arc::new(Topic { name: new.name, id: Uuid::nil(), partitions, configs, home, mirrors, internal }));
+            let (moves, moved) = Default::default();
+            return Ok(Arc::new(Topic { name: new.name, id: Uuid::nil(), partitions, configs, home, mirrors, internal, moves, moved }));
         }
         let id = Uuid::new_v4();
         let command = Command::CreateTopic { name: new.name.clone(), id, replicas, configs: new.configs };
@@ -116,15 +117,15 @@ impl Controller {
         }
         let replicas = match assignment {
             Some(assignment) => assignment,
-            None => {
-                if count > state::PARTITIONS_MAX {
-                    return Err(CreateTopicError::Partitions(placement::PlacementError::Partitions { asked: count }));
-                }
-                self.place(&image, raft, count - from, topic.partitions.first().map_or(1, Vec::len))?
-            }
+            None => self.place(&image, raft, count - from, topic.partitions.first().map_or(1, Vec::len))?,
         };
-        let whole: Vec<Vec<u64>> = topic.partitions.iter().chain(&replicas).cloned().collect();
-        possible(&image, &whole)?;
+        if count > state::PARTITIONS_MAX {
+            return Err(CreateTopicError::Partitions(placement::PlacementError::Partitions { asked: count }));
+        }
+        possible(&image, &replicas)?;
+        if replicas.first().map(Vec::len) != topic.partitions.first().map(Vec::len) {
+            return Err(CreateTopicError::Assignment("the new partitions need as many replicas as the first one has".to_string()));
+        }
         if validate_only {
             return Ok(());
         }
@@ -155,12 +156,14 @@ impl Controller {
         if let Some(assignment) = &new.assignment {
             return possible(image, assignment).map(|()| assignment.clone());
         }
-        let replicas = new.replication_factor.unwrap_or(REPLICAS_DEFAULT.min(image.nodes.len().max(1)));
+        let able = image.nodes.len() - image.draining.len();
+        let replicas = new.replication_factor.unwrap_or(REPLICAS_DEFAULT.min(able.max(1)));
         self.place(image, raft, new.partitions.unwrap_or(PARTITIONS_DEFAULT), replicas)
     }
 
     fn place(&self, image: &Image, raft: &Node, partitions: usize, replicas: usize) -> Result<Vec<Vec<u64>>, CreateTopicError> {
-        let live: Vec<u64> = raft.live_nodes().into_iter().filter(|node| image.nodes.contains_key(node)).collect();
+        let live = raft.live_nodes();
+        let live = image.candidates(&live);
         let start = self.turn(image.topics.values().map(|topic| topic.partitions.len()).sum(), partitions.min(state::PARTITIONS_MAX));
         placement::place(&live, partitions, replicas, start).map_err(|error| match error {
             placement::PlacementError::Partitions { .. } => CreateTopicError::Partitions(error),

@@ -1,5 +1,6 @@
 //! A node's way into the region's metadata: commands go through the controller's Raft group, images come out.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use meridian_auth::principal::Principal;
 use meridian_raft::NodeId;
 use meridian_raft::control::{Control, Machine, ProposeError};
 use meridian_raft::node::{Node, NodeError};
+use meridian_raft::partition::{Membership, ReconfigureError};
 use tokio::sync::watch;
 
 use super::command::{Answer, Command};
@@ -75,9 +77,19 @@ impl Machine for Applier {
 impl Controller {
     /// Opens the controller group on this node and replays what it has committed.
     pub async fn start(node: &Node, region: Region) -> Result<Controller, NodeError> {
+        Controller::open(node, region, false).await
+    }
+
+    /// The same on a node that did not found the region.
+    pub async fn join(node: &Node, region: Region) -> Result<Controller, NodeError> {
+        Controller::open(node, region, true).await
+    }
+
+    async fn open(node: &Node, region: Region, joins: bool) -> Result<Controller, NodeError> {
         let state = State::new(&region.mesh, &region.name, region.number, region.superusers);
         let (sender, image) = watch::channel(state.image());
-        let control = node.open_controller(Arc::new(Applier { state: Mutex::new(state), image: sender })).await?;
+        let applier = Arc::new(Applier { state: Mutex::new(state), image: sender });
+        let control = if joins { node.join_controller(applier).await? } else { node.open_controller(applier).await? };
         Ok(Controller { control, image, placed: Arc::default() })
     }
 
@@ -113,6 +125,16 @@ impl Controller {
     pub(super) fn turn(&self, held: usize, partitions: usize) -> usize {
         let further = |placed: usize| Some(placed.max(held).wrapping_add(partitions));
         self.placed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, further).map_or(held, |placed| placed.max(held))
+    }
+
+    /// Who keeps the region's metadata, as this node knows.
+    pub fn membership(&self) -> Membership {
+        self.control.membership()
+    }
+
+    /// Makes these nodes the ones that vote on the metadata, and those the ones that follow; only the leader of the group can.
+    pub async fn reconfigure(&self, voters: BTreeSet<NodeId>, learners: BTreeSet<NodeId>) -> Result<(), ReconfigureError> {
+        self.control.reconfigure(voters, learners).await
     }
 
     /// The node that leads the controller group, as last heard.

@@ -1,6 +1,6 @@
 //! The region's metadata at one moment. Immutable; a change makes a new one that shares what did not change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use meridian_auth::acl::{Operation, Request, ResourceType, Store};
@@ -20,6 +20,9 @@ pub struct NodeRecord {
     /// `host:port` of the QUIC listener.
     pub link: String,
     pub rack: Option<String>,
+    /// `host:port` where the region's other nodes reach it; None of a node of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +38,20 @@ pub struct Topic {
     /// Regions that keep a copy, home not among them.
     pub mirrors: Vec<String>,
     pub internal: bool,
+    /// Partitions on their way to other nodes, or back.
+    pub moves: BTreeMap<i32, Move>,
+    /// Partitions that have moved. Their groups exist: whoever opens an empty replica waits for the group's leader and never forms a second
+    /// group of the name.
+    pub moved: BTreeSet<i32>,
+}
+
+/// A partition on its way. Its `partitions` entry says where it was until it has arrived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Move {
+    /// The replicas to be, the preferred leader first. Those it has now: it goes back.
+    pub target: Vec<u64>,
+    /// Every node that may have a replica by now.
+    pub hosts: BTreeSet<u64>,
 }
 
 /// A topic that another region told of and that is not mirrored here, with the reason.
@@ -52,6 +69,12 @@ pub struct Image {
     pub mesh: String,
     pub region: String,
     pub nodes: BTreeMap<u64, NodeRecord>,
+    /// Nodes of the region that are to hold nothing.
+    pub draining: BTreeSet<u64>,
+    /// Nodes that may join and have not yet.
+    pub admitted: BTreeSet<u64>,
+    /// Nodes that were taken out of the region; they come back only when admitted.
+    pub removed: BTreeSet<u64>,
     pub topics: Arc<BTreeMap<String, Arc<Topic>>>,
     pub topics_by_id: Arc<BTreeMap<Uuid, Arc<Topic>>>,
     /// ACLs by the region that made them, this one included.
@@ -66,6 +89,12 @@ pub struct Image {
 }
 
 impl Image {
+    /// Of these nodes, the ones that may be given replicas, each with its rack.
+    pub fn candidates(&self, live: &[u64]) -> Vec<(u64, Option<&str>)> {
+        let able = live.iter().filter(|node| !self.draining.contains(node));
+        able.filter_map(|node| self.nodes.get(node)).map(|node| (node.id, node.rack.as_deref())).collect()
+    }
+
     /// Superusers may all. A topic is decided by the ACLs of its home region alone (unknown topic: this region's); a group or transactional
     /// id by every region's ACLs together (any deny refuses); the cluster by this region's. ACLs that are not here deny.
     pub fn allows(&self, principal: &Principal, host: &str, operation: Operation, resource: ResourceType, name: &str) -> bool {

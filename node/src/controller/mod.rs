@@ -7,6 +7,7 @@ pub mod command;
 pub mod create;
 pub mod handle;
 pub mod image;
+pub mod moves;
 pub mod placement;
 pub mod state;
 pub mod topic_config;

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::command::{Answer, Command, ConfigChange};
 use super::image::{Image, NodeRecord, Topic};
-use super::{topic_config, topic_name};
+use super::{moves, topic_config, topic_name};
 
 /// Most partitions of one topic.
 pub const PARTITIONS_MAX: usize = 10_000;
@@ -74,7 +74,12 @@ impl State {
     /// On an error, `image` may be half changed, and is thrown away.
     fn change(&self, image: &mut Image, command: Command) -> Result<Answer, Answer> {
         match command {
-            Command::RegisterNode { node } => register_node(image, node),
+            Command::RegisterNode { node, joins } => register_node(image, node, joins),
+            Command::AdmitNode { id } => moves::admit(image, id),
+            Command::DrainNode { id, drain } => moves::drain(image, id, drain),
+            Command::RemoveNode { id, force } => moves::remove(image, id, force),
+            Command::MovePartitions { moves } => moves::start(image, moves),
+            Command::FinishMove { topic, partition, target } => moves::finish(image, topic, partition, &target),
             Command::CreateTopic { name, id, replicas, configs } => create_topic(image, name, id, replicas, configs),
             Command::DeleteTopic { name, id } => delete_topic(image, &name, id),
             Command::GrowTopic { name, from, replicas } => grow_topic(image, &name, from, replicas),
@@ -104,15 +109,20 @@ pub(super) fn invalid(message: impl ToString) -> Answer {
     Answer::Invalid { message: message.to_string() }
 }
 
-fn register_node(image: &mut Image, node: NodeRecord) -> Result<Answer, Answer> {
+fn register_node(image: &mut Image, node: NodeRecord, joins: bool) -> Result<Answer, Answer> {
     // Kafka's node ids are i32.
     if i32::try_from(node.id).is_err() {
         return Err(invalid(format!("node id {} is above {}", node.id, i32::MAX)));
     }
-    let texts = [&node.host, &node.admin, &node.link].into_iter().chain(&node.rack);
+    let texts = [&node.host, &node.admin, &node.link].into_iter().chain(&node.rack).chain(&node.peer);
     if node.port == 0 || texts.into_iter().any(|text| text.is_empty() || text.len() > TEXT_BYTES_MAX) {
         return Err(invalid(format!("node {} needs a host, a port and addresses of at most {TEXT_BYTES_MAX} bytes", node.id)));
     }
+    let stranger = joins && !image.nodes.contains_key(&node.id) && !image.admitted.contains(&node.id);
+    if stranger || image.removed.contains(&node.id) {
+        return Err(invalid(format!("node {} is not admitted to the region: meridian node add {}", node.id, node.id)));
+    }
+    image.admitted.remove(&node.id);
     image.nodes.insert(node.id, node);
     if image.nodes.len() > NODES_MAX {
         return Err(invalid(format!("a region has at most {NODES_MAX} nodes")));
@@ -139,7 +149,17 @@ fn create_topic(
     }
     check_replicas(image, &replicas)?;
     let home = image.region.clone();
-    let topic = Topic { internal: topic_name::is_internal(&name), name, id, partitions: replicas, configs, home, mirrors: vec![] };
+    let topic = Topic {
+        internal: topic_name::is_internal(&name),
+        name,
+        id,
+        partitions: replicas,
+        configs,
+        home,
+        mirrors: vec![],
+        moves: BTreeMap::new(),
+        moved: BTreeSet::new(),
+    };
     insert(image, configured(topic)?);
     Ok(Answer::Done)
 }
@@ -215,8 +235,14 @@ fn grow_topic(image: &mut Image, name: &str, from: usize, replicas: Vec<Vec<u64>
     if replicas.is_empty() {
         return Err(invalid("no partition to add"));
     }
+    if topic.partitions.len() + replicas.len() > PARTITIONS_MAX {
+        return Err(invalid(format!("a topic has 1 to {PARTITIONS_MAX} partitions, not {}", topic.partitions.len() + replicas.len())));
+    }
+    check_replicas(image, &replicas)?;
+    if replicas.first().map(Vec::len) != topic.partitions.first().map(Vec::len) {
+        return Err(invalid("the new partitions need as many replicas as the first one has"));
+    }
     topic.partitions.extend(replicas);
-    check_replicas(image, &topic.partitions)?;
     insert(image, topic);
     Ok(Answer::Done)
 }

@@ -14,14 +14,14 @@ fn alice() -> Principal {
 
 fn node(id: u64) -> NodeRecord {
     let address = format!("n{id}.eu.example:9000");
-    NodeRecord { id, host: format!("n{id}.eu.example"), port: 9092, admin: address.clone(), link: address, rack: None }
+    NodeRecord { id, host: format!("n{id}.eu.example"), port: 9092, admin: address.clone(), link: address, rack: None, peer: None }
 }
 
 /// Region eu with nodes 1 to 3; three commands applied.
 fn eu() -> State {
     let mut state = State::new("dev", "eu", 2, vec![Principal::user("root")]);
     for id in 1..=3 {
-        assert_eq!(state.apply(id, Command::RegisterNode { node: node(id) }), Answer::Done);
+        assert_eq!(state.apply(id, Command::RegisterNode { node: node(id), joins: false }), Answer::Done);
     }
     state
 }
@@ -153,8 +153,8 @@ fn a_refused_command_changes_only_the_version() {
         with(vec![vec![1, 1]]),
         with(vec![vec![1, 9]]),
         with(vec![vec![1], vec![1, 2]]),
-        Command::RegisterNode { node: NodeRecord { port: 0, ..node(4) } },
-        Command::RegisterNode { node: node(1 << 31) },
+        Command::RegisterNode { node: NodeRecord { port: 0, ..node(4) }, joins: false },
+        Command::RegisterNode { node: node(1 << 31), joins: false },
         alter("orders", [("banana".into(), ConfigChange::Reset)]),
         alter("orders", [("retention.ms".into(), ConfigChange::Append("1".into()))]),
         alter("orders", [("mesh.mirrors".into(), ConfigChange::Append("us,eu".into()))]),
@@ -327,7 +327,7 @@ fn any_command() -> impl Strategy<Value = Command> {
         catalogue(version, &topics, &[read_topic(acl)])
     });
     prop_oneof![
-        (0u64..5).prop_map(|id| Command::RegisterNode { node: node(id) }),
+        (0u64..5).prop_map(|id| Command::RegisterNode { node: node(id), joins: false }),
         created,
         altered,
         (name.clone(), 0u128..6).prop_map(|(name, id)| delete(name, id)),

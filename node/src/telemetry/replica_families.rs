@@ -41,7 +41,7 @@ pub(super) fn of_replicas(view: &View) -> Vec<Family> {
     let image = view.controller.image();
     let replicas = view.raft.partitions();
     let led: Vec<&Partition> = replicas.iter().filter(|replica| replica.leadership().is_leader).collect();
-    let under_replicated = led.iter().filter(|replica| replica.in_sync_replicas().len() < replica.spec().replicas.len()).count();
+    let under_replicated = led.iter().filter(|replica| replica.in_sync_replicas().len() < replica.membership().voters.len()).count();
     let leaderless = replicas.iter().filter(|replica| replica.leadership().leader.is_none()).count();
     let repairs = view.raft.repair_stats();
     let mut families = vec![

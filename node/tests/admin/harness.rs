@@ -60,6 +60,7 @@ impl Running {
         let issuer = Issuer::open(&path.join("issuer")).expect("an issuer");
         let peer = free_address();
         let config = Config {
+            leader_balance: true,
             mesh: "test".to_owned(),
             region: "eu".to_owned(),
             region_number: 1,
@@ -68,7 +69,12 @@ impl Running {
             rack: None,
             superusers: vec![format!("User:{ROOT}")],
             kafka: Kafka { listen: free_address(), advertised: None },
-            peer: Peer { listen: peer, nodes: BTreeMap::from([("1".to_owned(), peer.to_string())]) },
+            peer: Peer {
+                listen: peer,
+                nodes: BTreeMap::from([("1".to_owned(), peer.to_string())]),
+                join: false,
+                catch_up_bytes_per_s: 1 << 20,
+            },
             link: Link { listen: free_address(), regions: BTreeMap::new() },
             admin: Admin { listen: free_address() },
             tls: Tls { ca: path.join("ca.pem"), certificate: path.join("node.pem"), key: path.join("node.key") },

@@ -43,7 +43,7 @@ impl RegionOfNodes {
         let region = RegionOfNodes { nodes, folder };
         for (broker, _) in &region.nodes {
             let node = record(broker.node_id);
-            assert_eq!(broker.controller.submit(Command::RegisterNode { node }).await.expect("committed"), Answer::Done);
+            assert_eq!(broker.controller.submit(Command::RegisterNode { node, joins: false }).await.expect("committed"), Answer::Done);
         }
         for (broker, _) in &region.nodes {
             let mut image = broker.controller.watch();
@@ -113,7 +113,15 @@ async fn start_node(node_id: NodeId, addresses: &BTreeMap<NodeId, SocketAddr>, f
 
 fn record(id: u64) -> NodeRecord {
     let address = format!("n{id}.us.example:9000");
-    NodeRecord { id, host: format!("n{id}.us.example"), port: 9092, admin: address.clone(), link: address, rack: Some("a".into()) }
+    NodeRecord {
+        id,
+        host: format!("n{id}.us.example"),
+        port: 9092,
+        admin: address.clone(),
+        link: address,
+        rack: Some("a".into()),
+        peer: None,
+    }
 }
 
 pub fn session(name: &str) -> Session {

@@ -57,6 +57,7 @@ impl Running {
         let issuer = Issuer::open(path).expect("an issuer");
         let (peer, kafka) = (free_address(), free_address());
         let config = Config {
+            leader_balance: true,
             mesh: "test".to_owned(),
             region: "eu".to_owned(),
             region_number: 1,
@@ -65,7 +66,12 @@ impl Running {
             rack: None,
             superusers: vec![format!("User:{ROOT}")],
             kafka: Kafka { listen: kafka, advertised: None },
-            peer: Peer { listen: peer, nodes: BTreeMap::from([("1".to_owned(), peer.to_string())]) },
+            peer: Peer {
+                listen: peer,
+                nodes: BTreeMap::from([("1".to_owned(), peer.to_string())]),
+                join: false,
+                catch_up_bytes_per_s: 1 << 20,
+            },
             link: Link { listen: free_address(), regions: BTreeMap::new() },
             admin: Admin { listen: free_address() },
             tls: Tls { ca: path.join(CA_FILE), certificate: path.join(NODE_CERTIFICATE_FILE), key: path.join(NODE_KEY_FILE) },

@@ -1,8 +1,10 @@
 //! One Raft group on one node: openraft over our [`Log`], with what the rest of the crate watches and asks of it.
 //!
-//! [`storage`] gives openraft the log, [`machine`] receives what is committed, [`network`] carries its calls to the peers.
+//! [`storage`] gives openraft the log, [`machine`] receives what is committed, [`network`] carries its calls to the peers,
+//! [`membership`] changes who they are.
 
 pub(crate) mod machine;
+pub(crate) mod membership;
 pub(crate) mod network;
 pub(crate) mod snapshot;
 pub(crate) mod storage;
@@ -150,8 +152,6 @@ struct Inner {
     lease: Duration,
     /// When leadership was last offered to another node.
     offered: Mutex<Option<Instant>>,
-    /// This node is the only voter.
-    alone: bool,
     tasks: Vec<tokio::task::AbortHandle>,
 }
 
@@ -182,6 +182,7 @@ pub(crate) struct Surroundings<'a> {
 pub(crate) struct Plan {
     pub id: GroupId,
     pub directory: std::path::PathBuf,
+    /// Who forms the group where its log is empty. Nobody: the group exists, and this replica joins it when its leader says so.
     pub voters: Vec<NodeId>,
     pub segment_bytes: u64,
     pub host: Host,
@@ -221,7 +222,9 @@ impl Group {
         let watched_log = log.clone();
         let storage = GroupStorage::new(id, log.clone(), around.writer.clone(), snapshots.clone());
         let (machine, watched) = GroupMachine::new(host, log.clone(), snapshots.clone());
-        let network = NetworkFactory { group: id, peers: around.peers.clone(), takes_part: around.takes_part.clone() };
+        let learners = Arc::new(Learners::default());
+        let (takes_part, members) = (around.takes_part.clone(), learners.clone());
+        let network = NetworkFactory { group: id, peers: around.peers.clone(), takes_part, learners: members };
         let config = Arc::new(config(around.timing, id)?);
         let seed = around.env.random.next_u64();
         let raft = Runtime::scope(seed, Raft::new(around.node_id, config, network, storage, machine));
@@ -233,15 +236,16 @@ impl Group {
         let (submissions, queue) = mpsc::unbounded_channel();
         let (leadership_told, leadership) = watch::channel(Leadership::default());
         let leadership_told = Arc::new(leadership_told);
-        let observer = Observer { raft: raft.clone(), node_id: around.node_id, applied: watched.applied.clone(), mirror };
+        let observer = Observer { raft: raft.clone(), node_id: around.node_id, applied: watched.applied.clone(), learners, mirror };
         let patience = if voters.first() == Some(&around.node_id) { Duration::ZERO } else { FORMING_PATIENCE };
-        let alone = voters == [around.node_id];
-        let tasks = vec![
+        let mut tasks = vec![
             tokio::spawn(propose(raft.clone(), queue)).abort_handle(),
             tokio::spawn(observer.run(leadership_told.clone(), watched.purgeable)).abort_handle(),
-            tokio::spawn(Runtime::scope(seed ^ 1, form(raft.clone(), voters.into_iter().collect(), patience, around.takes_part)))
-                .abort_handle(),
         ];
+        if !voters.is_empty() {
+            let form = form(raft.clone(), voters.into_iter().collect(), patience, around.takes_part);
+            tasks.push(tokio::spawn(Runtime::scope(seed ^ 1, form)).abort_handle());
+        }
         let lease = Duration::from_millis(around.timing.election_max_ms);
         let (applied, high_watermark) = (watched.applied, watched.high_watermark);
         let inner = Inner {
@@ -257,7 +261,6 @@ impl Group {
             submissions,
             lease,
             offered: Mutex::new(None),
-            alone,
             tasks,
         };
         Ok(Group { inner: Arc::new(inner) })
@@ -265,6 +268,9 @@ impl Group {
 
     pub fn raft(&self) -> &Raft {
         &self.inner.raft
+    }
+    pub fn node_id(&self) -> NodeId {
+        self.inner.node_id
     }
     pub fn log(&self) -> &Log {
         &self.inner.log
@@ -302,9 +308,8 @@ impl Group {
 
     /// This node leads and a majority has confirmed so within the lease.
     pub fn holds_lease(&self) -> bool {
-        if self.inner.alone {
-            // openraft counts no acknowledgements where there is nobody to ask.
-            return self.inner.leadership.borrow().is_leader;
+        if !self.inner.leadership.borrow().is_leader {
+            return false;
         }
         // Whoever was offered the leadership may have been elected within the lease, by voters that were told not to wait for its end.
         let offered = *self.inner.offered.lock().unwrap_or_else(PoisonError::into_inner);
@@ -312,7 +317,14 @@ impl Group {
             return false;
         }
         let acknowledged = self.inner.raft.as_leader().ok().and_then(|leader| leader.last_quorum_acked());
-        self.inner.leadership.borrow().is_leader && acknowledged.is_some_and(|at| at.elapsed() < self.inner.lease)
+        let lately = acknowledged.is_some_and(|at| at.elapsed() < self.inner.lease);
+        let server = self.inner.raft.server_metrics();
+        let server = server.borrow_watched();
+        let membership = server.membership_config.membership();
+        // A leader that is voted out leads on for a moment, and its successor does not wait for its lease either.
+        let stays = membership.voter_ids().any(|voter| voter == self.inner.node_id);
+        // openraft counts no acknowledgements where there is nobody to ask.
+        stays && (lately || membership.voter_ids().eq([self.inner.node_id]))
     }
 
     /// Why the group cannot go on, if it cannot: a failed disk, or a bug. Damage is no failure: it is repaired.
@@ -341,19 +353,29 @@ impl Group {
         }
     }
 
-    /// Offers leadership to the follower that knows most, of those not to be avoided; true once another node leads.
+    /// Offers leadership to the voter that knows most, of those not to be avoided; true once another node leads.
     pub async fn transfer(&self, deadline: Duration, avoid: &BTreeSet<NodeId>) -> bool {
-        let mut leadership = self.leadership();
-        if !leadership.borrow().is_leader {
+        if !self.leadership().borrow().is_leader {
             return true;
         }
         let successor = {
             let metrics = self.inner.raft.metrics();
             let metrics = metrics.borrow_watched();
-            let matched = metrics.replication.iter().flatten().filter(|(node, _)| **node != self.inner.node_id && !avoid.contains(node));
+            let voters: BTreeSet<NodeId> = metrics.membership_config.membership().voter_ids().collect();
+            let matched = metrics.replication.iter().flatten();
+            let matched = matched.filter(|(node, _)| **node != self.inner.node_id && voters.contains(node) && !avoid.contains(node));
             matched.max_by_key(|(_, id)| id.as_ref().map(|id| id.index)).map(|(node, _)| *node)
         };
         let Some(successor) = successor else { return false };
+        self.transfer_to(successor, deadline).await
+    }
+
+    /// Offers leadership to one voter; true once another node leads.
+    pub async fn transfer_to(&self, successor: NodeId, deadline: Duration) -> bool {
+        let mut leadership = self.leadership();
+        if !leadership.borrow().is_leader {
+            return true;
+        }
         *self.inner.offered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         if self.inner.raft.trigger().transfer_leader(successor).await.is_err() {
             return false;
@@ -420,11 +442,25 @@ async fn purge(raft: &Raft, purgeable: &Notify) -> Result<(), openraft::errors::
     raft.trigger().snapshot().await
 }
 
+/// Members of a group that do not vote yet: they may be sent the log more slowly.
+#[derive(Debug, Default)]
+pub(crate) struct Learners(std::sync::RwLock<BTreeSet<NodeId>>);
+
+impl Learners {
+    pub fn contains(&self, node: NodeId) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).contains(&node)
+    }
+    fn set(&self, learners: BTreeSet<NodeId>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = learners;
+    }
+}
+
 /// Turns openraft's view into [`Leadership`].
 struct Observer {
     raft: Raft,
     node_id: NodeId,
     applied: watch::Receiver<Applied>,
+    learners: Arc<Learners>,
     mirror: bool,
 }
 
@@ -434,6 +470,7 @@ impl Observer {
         loop {
             let now = {
                 let server = server.borrow_watched();
+                self.learners.set(server.membership_config.membership().learner_ids().collect());
                 let applied = *self.applied.borrow_and_update();
                 let term = server.vote.leader_id().term;
                 let epoch = i32::try_from(term).unwrap_or(i32::MAX);

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
@@ -16,7 +17,7 @@ use openraft::type_config::alias::VoteOf;
 use tokio::sync::watch;
 
 use super::snapshot::{GroupSnapshot, Past};
-use super::{BACKOFF, Types};
+use super::{BACKOFF, Learners, Types};
 use crate::peer::client::Peers;
 use crate::peer::frame::{self, Request};
 use crate::{GroupId, NodeId};
@@ -28,26 +29,42 @@ pub(crate) struct NetworkFactory {
     pub group: GroupId,
     pub peers: Peers,
     pub takes_part: watch::Receiver<bool>,
+    pub learners: Arc<Learners>,
 }
 
 impl RaftNetworkFactory<Types> for NetworkFactory {
     type Network = Network;
 
     async fn new_client(&mut self, target: NodeId, _node: &openraft::EmptyNode) -> Network {
-        Network { group: self.group, target, peers: self.peers.clone(), takes_part: self.takes_part.clone() }
+        Network {
+            group: self.group,
+            target,
+            peers: self.peers.clone(),
+            takes_part: self.takes_part.clone(),
+            learners: self.learners.clone(),
+        }
     }
 }
 
-/// The way to one voter.
+/// The way to one member.
 pub(crate) struct Network {
     group: GroupId,
     target: NodeId,
     peers: Peers,
     takes_part: watch::Receiver<bool>,
+    learners: Arc<Learners>,
 }
 
 fn unreachable(error: &io::Error) -> RPCError<Types> {
     RPCError::Unreachable(Unreachable::new(error))
+}
+
+fn payload_bytes(rpc: &AppendEntriesRequest<Types>) -> u64 {
+    let bytes = rpc.entries.iter().map(|entry| match &entry.payload {
+        openraft::EntryPayload::Normal(proposal) => proposal.payload.len() as u64,
+        _ => 0,
+    });
+    bytes.sum()
 }
 
 impl Network {
@@ -96,7 +113,18 @@ impl RaftNetworkV2<Types> for Network {
         S: Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
     {
         let (group, target, peers, deadline) = (self.group, self.target, self.peers.clone(), option.hard_ttl());
+        let (learners, throttle) = (self.learners.clone(), self.peers.catch_up().clone());
         let answers = input
+            // Before it is queued, so that the order stays; voters never wait here.
+            .then(move |rpc| {
+                let slowed = (learners.contains(target) && !rpc.entries.is_empty()).then(|| throttle.clone());
+                async move {
+                    if let Some(throttle) = slowed {
+                        throttle.take(payload_bytes(&rpc)).await;
+                    }
+                    rpc
+                }
+            })
             .map(move |rpc| {
                 // Queued here, in order; only the answer is awaited later.
                 let queued = frame::append_request(group, rpc).map(|request| peers.call(target, request, deadline));

@@ -278,12 +278,6 @@ impl Node {
 
 /// Asks peers until enough have answered, then tells them of every beat, as long as the node lives.
 pub(super) async fn live(node: NodeWeak) {
-    let Some(others) = node
-        .upgrade()
-        .map(|node| node.inner.config.peers.keys().copied().filter(|peer| *peer != node.inner.config.node_id).collect::<BTreeSet<_>>())
-    else {
-        return;
-    };
     let begun = Instant::now();
     let mut answered = BTreeSet::new();
     let mut told: Option<Moment> = None;
@@ -291,6 +285,8 @@ pub(super) async fn live(node: NodeWeak) {
     loop {
         let Some(host) = node.upgrade() else { return };
         let now = host.inner.lives.now();
+        // Those of the configuration, until the region's metadata name others.
+        let others = host.inner.peers.known();
         let asked: Vec<NodeId> = others.iter().copied().filter(|peer| told != Some(now) || !answered.contains(peer)).collect();
         if told != Some(now) {
             answered.clear();
@@ -304,6 +300,7 @@ pub(super) async fn live(node: NodeWeak) {
                 tracing::error!(%error, "cannot note what peers remember");
             }
         }
+        answered.retain(|peer| others.contains(peer));
         let enough = answered.len() == others.len() || (begun.elapsed() > ALL_PATIENCE && answered.len() * 2 >= others.len());
         if enough && host.inner.lives.now() == now && !host.inner.lives.withdrawing.load(Ordering::Relaxed) {
             host.inner.lives.takes_part.send_if_modified(|takes_part| !std::mem::replace(takes_part, true));

@@ -3,7 +3,7 @@
 pub(crate) mod producers;
 mod retention;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,6 +17,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::batch::{Batch, BatchError};
+pub use crate::group::membership::{Behind, Membership, ReconfigureError};
 use crate::group::{Group, Outcome, Proposal, Types};
 use crate::log::{FrameKind, Log};
 pub use crate::log::{OffsetAt, Retention, StoredBatch};
@@ -28,7 +29,8 @@ pub use retention::DeleteRecordsError;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartitionSpec {
     pub id: GroupId,
-    /// Voters; the first is the preferred leader and starts the first election.
+    /// Voters that form the group where its log is empty; the first is the preferred leader and starts the first election. Empty: the group
+    /// exists already, and this replica joins it when the group's leader asks it to. It never forms one: there would be two of one name.
     pub replicas: Vec<NodeId>,
     /// True where the records come from another region: offsets and epochs are then asserted, not assigned.
     pub mirror: bool,
@@ -369,6 +371,28 @@ impl Partition {
     pub fn transfer_leadership(&self) -> BoxFuture<'static, bool> {
         let group = self.inner.group.clone();
         async move { group.transfer(TRANSFER_DEADLINE, &BTreeSet::new()).await }.boxed()
+    }
+
+    /// Hands leadership to that voter; true once another node leads.
+    pub fn transfer_leadership_to(&self, node: NodeId) -> BoxFuture<'static, bool> {
+        let group = self.inner.group.clone();
+        async move { group.transfer_to(node, TRANSFER_DEADLINE).await }.boxed()
+    }
+
+    /// Who holds the partition, as this replica knows.
+    pub fn membership(&self) -> Membership {
+        self.inner.group.membership()
+    }
+    /// On the leader: how far behind every other replica is.
+    pub fn behind(&self) -> BTreeMap<NodeId, Behind> {
+        self.inner.group.behind()
+    }
+    /// Moves the partition to these voters: those that are new are sent the log first, no faster than the node's catch-up rate, then joint
+    /// consensus changes who votes. Only the leader can; it returns when the change is committed, and leads on for a moment even if it is not
+    /// among them. Dropping the future stops between two steps; whoever leads may call it again, with the same voters or others.
+    pub fn reconfigure(&self, voters: BTreeSet<NodeId>) -> BoxFuture<'static, Result<(), ReconfigureError>> {
+        let group = self.inner.group.clone();
+        async move { group.reconfigure(&voters, &BTreeSet::new()).await }.boxed()
     }
 
     /// Replicas that have all but the newest entries, as the leader knows (itself included); on followers, all voters.

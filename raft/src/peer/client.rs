@@ -1,9 +1,9 @@
 //! The dialling half: one connection to every other node of the region, kept open, with any number of questions in flight.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use tokio_rustls::TlsConnector;
 
 use super::frame::{self, Kind, Reader, Request};
 use super::identity;
+use super::throttle::Throttle;
 use crate::env::{Env, Stream};
 use crate::node::PeerTls;
 use crate::{GroupId, NodeId};
@@ -40,7 +41,13 @@ type Waiting = BTreeMap<u64, oneshot::Sender<io::Result<Bytes>>>;
 /// Connections to all other nodes. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Peers {
-    peers: Arc<BTreeMap<NodeId, Arc<Peer>>>,
+    peers: Arc<RwLock<BTreeMap<NodeId, Arc<Peer>>>>,
+    env: Env,
+    tls: Option<PeerTls>,
+    /// Where connections live, whoever adds one.
+    runtime: tokio::runtime::Handle,
+    /// What replicas that are catching up may be sent.
+    catch_up: Arc<Throttle>,
 }
 
 #[derive(Debug)]
@@ -61,6 +68,8 @@ struct Shared {
     spoke: Mutex<Option<Instant>>,
     /// Questions sent since anything was heard.
     unheard: AtomicU64,
+    /// Where the peer may be reached, tried in turn.
+    addresses: Mutex<Vec<String>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -74,27 +83,68 @@ fn not_connected() -> io::Error {
 impl Peers {
     /// Starts dialling every address.
     pub fn start(env: &Env, tls: Option<&PeerTls>, addresses: &BTreeMap<NodeId, String>) -> Peers {
-        let peers = addresses.iter().map(|(&node, address)| {
-            let (queue, requests) = mpsc::unbounded_channel();
-            let state = Arc::new(Shared::default());
-            let queued_bytes = Arc::new(AtomicU64::new(0));
-            let dialler = Dialler {
-                env: env.clone(),
-                tls: tls.cloned(),
-                node,
-                address: address.clone(),
-                state: state.clone(),
-                queued_bytes: queued_bytes.clone(),
-            };
-            let task = tokio::spawn(dialler.run(requests)).abort_handle();
-            (node, Arc::new(Peer { queue, queued_bytes, state, next: AtomicU64::new(1), task }))
+        let (env, tls, runtime) = (env.clone(), tls.cloned(), tokio::runtime::Handle::current());
+        let peers = Peers { peers: Arc::default(), env, tls, runtime, catch_up: Arc::default() };
+        peers.set(addresses.iter().map(|(node, address)| (*node, vec![address.clone()])).collect());
+        peers
+    }
+
+    /// From now on these are the peers. Who is not among them is dialled no more; of one that is already, only the addresses change, and a
+    /// connection that lives is left alone.
+    pub fn set(&self, wanted: BTreeMap<NodeId, Vec<String>>) {
+        let mut peers = self.write();
+        peers.retain(|node, peer| {
+            let stays = wanted.contains_key(node);
+            if !stays {
+                peer.stop();
+            }
+            stays
         });
-        Peers { peers: Arc::new(peers.collect()) }
+        for (node, addresses) in wanted {
+            let peer = peers.entry(node).or_insert_with(|| Arc::new(self.dial(node)));
+            *lock(&peer.state.addresses) = addresses;
+        }
+    }
+
+    fn dial(&self, node: NodeId) -> Peer {
+        let (queue, requests) = mpsc::unbounded_channel();
+        let state = Arc::new(Shared::default());
+        let queued_bytes = Arc::new(AtomicU64::new(0));
+        let (env, tls) = (self.env.clone(), self.tls.clone());
+        let dialler = Dialler { env, tls, node, state: state.clone(), queued_bytes: queued_bytes.clone() };
+        let task = self.runtime.spawn(dialler.run(requests)).abort_handle();
+        Peer { queue, queued_bytes, state, next: AtomicU64::new(1), task }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<NodeId, Arc<Peer>>> {
+        self.peers.read().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<NodeId, Arc<Peer>>> {
+        self.peers.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.read().is_empty()
+    }
+
+    /// Those that are dialled, connected or not.
+    pub fn known(&self) -> BTreeSet<NodeId> {
+        self.read().keys().copied().collect()
+    }
+
+    /// Those that are connected now.
+    pub fn connected(&self) -> Vec<NodeId> {
+        let peers = self.read();
+        peers.iter().filter(|(_, peer)| peer.state.connected.load(Ordering::Relaxed)).map(|(node, _)| *node).collect()
+    }
+
+    pub fn catch_up(&self) -> &Arc<Throttle> {
+        &self.catch_up
     }
 
     /// Asks one peer. The request is queued in the call, so that calls made in order are sent in order; while there is no connection it fails at once.
     pub fn call(&self, node: NodeId, request: Request, deadline: Duration) -> BoxFuture<'static, io::Result<Bytes>> {
-        let Some(peer) = self.peers.get(&node).cloned() else {
+        let Some(peer) = self.read().get(&node).cloned() else {
             return std::future::ready(Err(not_connected())).boxed();
         };
         let (sender, answer) = oneshot::channel();
@@ -117,7 +167,7 @@ impl Peers {
 
     /// Tells every connected peer; no answer.
     pub fn tell_all(&self, kind: Kind, body: &Bytes) {
-        for peer in self.peers.values() {
+        for peer in self.read().values() {
             // Whoever is not connected is told again once it is.
             let _ = peer.queue(Request { kind, group: GroupId::CONTROLLER, body: vec![body.clone()] }, None);
         }
@@ -125,7 +175,7 @@ impl Peers {
 
     /// Notes that a peer spoke of its own accord.
     pub fn spoke(&self, node: NodeId) {
-        if let Some(peer) = self.peers.get(&node) {
+        if let Some(peer) = self.read().get(&node) {
             *lock(&peer.state.spoke) = Some(Instant::now());
         }
     }
@@ -134,19 +184,25 @@ impl Peers {
     pub fn heard_within(&self, window: Duration) -> Vec<NodeId> {
         let lately = |at: &Mutex<Option<Instant>>| lock(at).is_some_and(|at| at.elapsed() <= window);
         let alive = |peer: &Arc<Peer>| lately(&peer.state.heard) || lately(&peer.state.spoke);
-        self.peers.iter().filter(|(_, peer)| alive(peer)).map(|(node, _)| *node).collect()
+        self.read().iter().filter(|(_, peer)| alive(peer)).map(|(node, _)| *node).collect()
     }
 
     pub fn is_connected(&self, node: NodeId) -> bool {
-        self.peers.get(&node).is_some_and(|peer| peer.state.connected.load(Ordering::Relaxed))
+        self.read().get(&node).is_some_and(|peer| peer.state.connected.load(Ordering::Relaxed))
     }
 
     pub fn stop(&self) {
-        self.peers.values().for_each(|peer| peer.task.abort());
+        self.read().values().for_each(|peer| peer.stop());
     }
 }
 
 impl Peer {
+    fn stop(&self) {
+        self.task.abort();
+        self.state.connected.store(false, Ordering::Relaxed);
+        lock(&self.state.waiting).clear();
+    }
+
     fn queue(&self, request: Request, answer: Option<oneshot::Sender<io::Result<Bytes>>>) -> io::Result<u64> {
         let bytes = request.bytes() as u64;
         if !self.state.connected.load(Ordering::Relaxed) {
@@ -171,7 +227,6 @@ struct Dialler {
     env: Env,
     tls: Option<PeerTls>,
     node: NodeId,
-    address: String,
     state: Arc<Shared>,
     queued_bytes: Arc<AtomicU64>,
 }
@@ -179,8 +234,13 @@ struct Dialler {
 impl Dialler {
     async fn run(self, mut requests: mpsc::UnboundedReceiver<(u64, Request)>) {
         let mut said = String::new();
-        loop {
-            let result = match tokio::time::timeout(CONNECT_DEADLINE, self.connect()).await {
+        for turn in 0usize.. {
+            let addresses = lock(&self.state.addresses).clone();
+            let Some(address) = addresses.get(turn % addresses.len().max(1)) else {
+                tokio::time::sleep(REDIAL).await;
+                continue;
+            };
+            let result = match tokio::time::timeout(CONNECT_DEADLINE, self.connect(address)).await {
                 Ok(Ok(stream)) => {
                     tracing::debug!(node = self.node, "peer connected");
                     said.clear();
@@ -192,7 +252,7 @@ impl Dialler {
             };
             let text = result.to_string();
             if text != said {
-                tracing::info!(node = self.node, address = self.address, error = text, "no connection to peer; dialling on");
+                tracing::info!(node = self.node, address, error = text, "no connection to peer; dialling on");
                 said = text;
             }
             self.state.connected.store(false, Ordering::Relaxed);
@@ -206,10 +266,10 @@ impl Dialler {
         }
     }
 
-    async fn connect(&self) -> io::Result<Box<dyn Stream>> {
-        let stream = self.env.net.connect(&self.address).await?;
+    async fn connect(&self, address: &str) -> io::Result<Box<dyn Stream>> {
+        let stream = self.env.net.connect(address).await?;
         let Some(tls) = &self.tls else { return Ok(stream) };
-        let host = self.address.rsplit_once(':').map_or(&*self.address, |(host, _)| host).trim_matches(['[', ']']).to_owned();
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']).to_owned();
         let name = ServerName::try_from(host).map_err(io::Error::other)?;
         let stream = TlsConnector::from(tls.client.clone()).connect(name, stream).await?;
         if identity::node_of(stream.get_ref().1.peer_certificates(), &tls.identity_prefix) != Some(self.node) {

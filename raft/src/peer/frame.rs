@@ -35,6 +35,8 @@ pub(crate) enum Kind {
     Leaders = 6,
     /// What a follower's log shall begin behind.
     Snapshot = 7,
+    /// Hand the group's leadership to the node whose number follows.
+    HandOver = 8,
     /// A damaged replica asks for entries.
     Repair = 20,
     /// How often the sender has been started, against what is remembered of it.
@@ -121,6 +123,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             5 => Kind::Propose,
             6 => Kind::Leaders,
             7 => Kind::Snapshot,
+            8 => Kind::HandOver,
             20 => Kind::Repair,
             21 => Kind::Lives,
             22 => Kind::Standing,

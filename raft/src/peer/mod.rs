@@ -1,8 +1,9 @@
 //! The in-region peer protocol: one TCP connection with mutual TLS per direction and pair of nodes, shared by all groups.
 //!
-//! [`frame`] is the wire format, [`client`] dials and asks, [`server`] accepts and answers, [`identity`] judges certificates.
+//! [`frame`] is the wire format, [`client`] dials and asks, [`server`] accepts and answers, [`throttle`] slows what may wait, [`identity`] judges certificates.
 
 pub(crate) mod client;
 pub(crate) mod frame;
 pub(crate) mod identity;
 pub(crate) mod server;
+pub mod throttle;

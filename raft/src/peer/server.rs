@@ -22,7 +22,7 @@ use super::identity;
 use crate::env::{Listener, Stream};
 use crate::group::{Group, Types};
 use crate::node::lives::Telling;
-use crate::node::{Node, NodeWeak, PeerTls};
+use crate::node::{HANDOVER_DEADLINE, Node, NodeWeak, PeerTls};
 use crate::{GroupId, NodeId, repair};
 
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
@@ -151,7 +151,15 @@ async fn receive(
                 host.heard_leaders(sender, refuses_data, led);
             }
             Kind::Answer => return Err(frame::malformed()),
-            Kind::Vote | Kind::PreVote | Kind::Transfer | Kind::Propose | Kind::Snapshot | Kind::Repair | Kind::Lives | Kind::Standing => {
+            Kind::Vote
+            | Kind::PreVote
+            | Kind::Transfer
+            | Kind::Propose
+            | Kind::Snapshot
+            | Kind::HandOver
+            | Kind::Repair
+            | Kind::Lives
+            | Kind::Standing => {
                 let Ok(call) = calls.clone().acquire_owned().await else { return Ok(()) };
                 let answers = answers.clone();
                 tasks.spawn(async move {
@@ -225,6 +233,10 @@ async fn answer(host: &Node, peer: Option<NodeId>, frame: Frame) -> Result<Vec<u
     let group = host.group(frame.group).ok_or("no such group here")?;
     if frame.kind == Kind::Repair {
         return repair::answer::answer(&group, frame.body).map(Vec::from);
+    }
+    if frame.kind == Kind::HandOver {
+        let to = NodeId::from_be_bytes(frame.body.as_ref().try_into().map_err(|_| "a node's number has eight bytes")?);
+        return if group.transfer_to(to, HANDOVER_DEADLINE).await { Ok(Vec::new()) } else { Err("not handed over".to_owned()) };
     }
     let raft = group.raft();
     let encoded = match frame.kind {

@@ -271,6 +271,8 @@ impl Source<'_> {
         let heard = self.task.node.upgrade().and_then(|node| node.leader_of(self.task.group)).map(|(leader, _)| leader);
         let mut order: Vec<NodeId> = self.last_good.into_iter().chain(heard).collect();
         order.extend(self.task.voters.iter().copied());
+        // The partition may have moved since the voters were named.
+        order.extend(self.task.peers.connected());
         let mut asked = Vec::new();
         for peer in order {
             if asked.contains(&peer) {

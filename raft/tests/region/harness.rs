@@ -1,6 +1,6 @@
-//! Three nodes, each on a runtime and in a folder of its own.
+//! Three nodes, or more, each on a runtime and in a folder of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,9 @@ use meridian_raft::batch::{Batch, BatchHeader};
 use meridian_raft::control::{Control, Machine, ProposeError};
 use meridian_raft::env::Env;
 use meridian_raft::node::{Node, NodeConfig, NodeError, PeerTls, Timing};
-use meridian_raft::partition::{AppendError, Appended, DeleteRecordsError, Partition, PartitionSettings, PartitionSpec, StoredBatch};
+use meridian_raft::partition::{
+    AppendError, Appended, DeleteRecordsError, Partition, PartitionSettings, PartitionSpec, ReconfigureError, StoredBatch,
+};
 use meridian_raft::{GroupId, NodeId};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -20,6 +22,8 @@ use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Nodes that form the region; those behind them join it.
+const FOUNDERS: NodeId = 3;
 const SEGMENT_BYTES: u64 = 16 << 10;
 const GROUP: GroupId = GroupId { topic: uuid::Uuid::from_u128(42), partition: 3 };
 
@@ -108,9 +112,16 @@ fn runtime() -> Runtime {
 }
 
 /// Starts a node with its controller and its partition, however long a repair takes.
-async fn open(config: NodeConfig, spec: PartitionSpec, machine: Arc<Journal>) -> Result<(Node, Control, Partition), NodeError> {
+async fn open(
+    config: NodeConfig,
+    peers: BTreeMap<NodeId, Vec<String>>,
+    spec: PartitionSpec,
+    machine: Arc<Journal>,
+) -> Result<(Node, Control, Partition), NodeError> {
+    let founds = config.node_id <= FOUNDERS;
     let node = Node::start(Env::real(), config).await?;
-    let control = node.open_controller(machine).await?;
+    node.set_peers(peers);
+    let control = if founds { node.open_controller(machine).await? } else { node.join_controller(machine).await? };
     let begun = Instant::now();
     loop {
         match node.open_partition(spec.clone()).await {
@@ -122,18 +133,23 @@ async fn open(config: NodeConfig, spec: PartitionSpec, machine: Arc<Journal>) ->
 
 impl Region {
     pub fn start() -> Region {
-        Region::start_as(false)
+        Region::start_as(false, 3)
     }
 
     pub fn start_mirror() -> Region {
-        Region::start_as(true)
+        Region::start_as(true, 3)
     }
 
-    fn start_as(mirror: bool) -> Region {
-        let addresses = (1..=3).map(|node| (node, free_address())).collect();
-        let folders = (1..=3).map(|node| (node, tempfile::tempdir().expect("a folder"))).collect();
+    /// Nodes 1 to 3 form the partition; those behind them are ready to join it.
+    pub fn start_with_joiners(count: NodeId) -> Region {
+        Region::start_as(false, count)
+    }
+
+    fn start_as(mirror: bool, count: NodeId) -> Region {
+        let addresses = (1..=count).map(|node| (node, free_address())).collect();
+        let folders = (1..=count).map(|node| (node, tempfile::tempdir().expect("a folder"))).collect();
         let mut region = Region { authority: Authority::new(), addresses, folders, running: BTreeMap::new(), begun: Vec::new(), mirror };
-        for node in 1..=3 {
+        for node in 1..=count {
             region.restart(node);
         }
         region
@@ -144,26 +160,38 @@ impl Region {
             node_id,
             data_dir: self.folders[&folder].path().to_owned(),
             peer_listen: self.addresses[&node_id],
-            peers: self.addresses.iter().map(|(node, address)| (*node, address.to_string())).collect(),
+            peers: self.known_to(node_id),
             tls: Some(self.authority.tls(region, node_id)),
             timing: Timing { heartbeat_ms: 100, election_min_ms: 300, election_max_ms: 600 },
             fsync: true,
         }
     }
 
-    fn spec(&self) -> PartitionSpec {
+    /// The founders, and the node itself: whoever joins later is told by `set_peers`.
+    fn known_to(&self, node: NodeId) -> BTreeMap<NodeId, String> {
+        let known = self.addresses.iter().filter(|(other, _)| **other <= FOUNDERS || **other == node);
+        known.map(|(node, address)| (*node, address.to_string())).collect()
+    }
+
+    fn spec(&self, node_id: NodeId) -> PartitionSpec {
         PartitionSpec {
             id: GROUP,
-            replicas: vec![1, 2, 3],
+            replicas: if node_id <= FOUNDERS { vec![1, 2, 3] } else { vec![] },
             mirror: self.mirror,
             settings: PartitionSettings { segment_bytes: SEGMENT_BYTES },
         }
     }
 
+    /// Everybody's addresses, behind a stale one each: the next is tried.
+    fn peers(&self) -> BTreeMap<NodeId, Vec<String>> {
+        self.addresses.iter().map(|(node, address)| (*node, vec!["127.0.0.1:1".to_owned(), address.to_string()])).collect()
+    }
+
     pub fn start_on(&mut self, folder: NodeId, node_id: NodeId) -> Result<(), NodeError> {
         let runtime = runtime();
         let journal = Arc::new(Journal::default());
-        let (node, control, partition) = runtime.block_on(open(self.config(folder, node_id, "here"), self.spec(), journal.clone()))?;
+        let opened = open(self.config(folder, node_id, "here"), self.peers(), self.spec(node_id), journal.clone());
+        let (node, control, partition) = runtime.block_on(opened)?;
         self.running.insert(node_id, Running { runtime, node, partition, control, journal });
         Ok(())
     }
@@ -171,12 +199,17 @@ impl Region {
     /// Starts a node that is not expected to be whole before others are.
     pub fn begin(&mut self, node: NodeId) {
         let runtime = runtime();
-        runtime.spawn(open(self.config(node, node, "here"), self.spec(), Arc::default()));
+        runtime.spawn(open(self.config(node, node, "here"), self.peers(), self.spec(node), Arc::default()));
         self.begun.push(runtime);
     }
 
     pub fn restart(&mut self, node: NodeId) {
-        self.start_on(node, node).expect("a node");
+        let begun = Instant::now();
+        // A killed node's port is free only once its tasks are gone, and that nobody waits for.
+        while let Err(error) = self.start_on(node, node) {
+            assert!(begun.elapsed() < PATIENCE, "node {node}: {error}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     pub fn kill(&mut self, node: NodeId) {
@@ -220,6 +253,33 @@ impl Region {
         let running = &self.running[&node];
         let append = running.partition.append(batch);
         running.runtime.block_on(async { tokio::time::timeout(PATIENCE, append).await.unwrap_or(Err(AppendError::Timeout)) })
+    }
+
+    /// Moves the partition as its leader.
+    pub fn reconfigure(&self, leader: NodeId, voters: &[NodeId], within: Duration) -> Option<Result<(), ReconfigureError>> {
+        let running = &self.running[&leader];
+        let change = running.partition.reconfigure(voters.iter().copied().collect());
+        running.runtime.block_on(async { tokio::time::timeout(within, change).await.ok() })
+    }
+
+    /// Who decides over the commands, and who only follows, as the controller's leader makes it.
+    pub fn reconfigure_control(&self, voters: &[NodeId], learners: &[NodeId]) {
+        let begun = Instant::now();
+        let (voters, learners): (BTreeSet<_>, BTreeSet<_>) = (voters.iter().copied().collect(), learners.iter().copied().collect());
+        loop {
+            for running in self.running.values() {
+                let change = running.control.reconfigure(voters.clone(), learners.clone());
+                if running.runtime.block_on(async { tokio::time::timeout(PATIENCE, change).await }) == Ok(Ok(())) {
+                    return;
+                }
+            }
+            assert!(begun.elapsed() < PATIENCE, "the controller does not go to {voters:?} and {learners:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn set_catch_up_rate(&self, bytes_per_s: u64) {
+        self.running.values().for_each(|running| running.node.set_catch_up_rate(bytes_per_s));
     }
 
     pub fn append_mirrored(&self, node: NodeId, batches: Vec<StoredBatch>) -> Result<Appended, AppendError> {

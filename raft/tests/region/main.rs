@@ -3,6 +3,7 @@
 
 mod damage;
 mod harness;
+mod moves;
 
 use std::time::Duration;
 

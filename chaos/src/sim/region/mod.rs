@@ -10,6 +10,7 @@
 mod faults;
 mod oracle;
 mod phases;
+mod placement;
 mod profile;
 mod reached;
 mod site;

@@ -37,7 +37,7 @@ pub(in crate::sim) struct Run {
     pub sites: BTreeMap<NodeId, Site>,
     pub oracle: Shared<Oracle>,
     profile: Arc<Profile>,
-    streams: Arc<BTreeMap<GroupId, Arc<Stream>>>,
+    pub streams: Arc<BTreeMap<GroupId, Arc<Stream>>>,
     down: BTreeSet<NodeId>,
     mends: Vec<(Duration, Mend)>,
     pub decay: Decay,
@@ -56,7 +56,7 @@ impl Run {
             .build();
         let oracle: Shared<Oracle> = Arc::default();
         let streams: Arc<BTreeMap<GroupId, Arc<Stream>>> =
-            Arc::new(profile.partitions.iter().map(|spec| (spec.id, Arc::default())).collect());
+            Arc::new(profile.partitions.iter().map(|spec| (spec.id, Arc::new(Stream::new(spec.replicas.clone())))).collect());
         let site = |node| Site {
             node,
             seed: random.random(),
@@ -127,7 +127,9 @@ impl Run {
     pub fn power_off(&mut self, node: NodeId, tear: Option<u64>) {
         let site = &self.sites[&node];
         let repaired = lock(&site.running).node.as_ref().map_or(0, |node| node.repair_stats().repaired);
+        let joint = lock(&site.running).partitions.values().any(|partition| partition.membership().joint);
         lock(&self.oracle).reached.repairs += repaired;
+        lock(&self.oracle).reached.joint_power_cuts += u64::from(joint);
         std::mem::take(&mut *lock(&site.running));
         self.sim.crash(host(node));
         site.disk.crash(tear);
@@ -169,7 +171,8 @@ impl Run {
             }
             waiting.retain(|id, least| {
                 let end = lock(&self.oracle).group(*id).acknowledged_end();
-                end <= *least || !self.agree(*id, end)
+                let moves = lock(&self.streams[id].placement).target.is_some();
+                moves || end <= *least || !self.agree(*id, end)
             });
             if waiting.is_empty() {
                 let repaired = |site: &Site| lock(&site.running).node.as_ref().map_or(0, |node| node.repair_stats().repaired);
@@ -184,8 +187,8 @@ impl Run {
     }
 
     fn replicas(&self, id: GroupId) -> impl Iterator<Item = &Site> {
-        let spec = self.profile.partitions.iter().find(move |spec| spec.id == id);
-        spec.into_iter().flat_map(|spec| &spec.replicas).map(|node| &self.sites[node])
+        let replicas = lock(&self.streams[&id].placement).replicas.clone();
+        replicas.into_iter().map(|node| &self.sites[&node])
     }
 
     fn agree(&self, id: GroupId, end: i64) -> bool {
@@ -209,7 +212,8 @@ impl Run {
         };
         let end = lock(&self.oracle).group(id).acknowledged_end();
         let states: Vec<String> = self.replicas(id).map(state).collect();
-        format!("partition {}, acknowledged up to {end}: {}", id.partition, states.join(", "))
+        let placement = lock(&self.streams[&id].placement).clone();
+        format!("partition {}, acknowledged up to {end}, {placement:?}: {}", id.partition, states.join(", "))
     }
 }
 

@@ -23,7 +23,7 @@ pub(super) struct Profile {
 impl Profile {
     /// Three or five nodes, one to three partitions with three replicas each, and most of the faults and workloads.
     pub fn choose(random: &mut StdRng) -> Profile {
-        let nodes = if random.random_bool(0.8) { 3 } else { 5 };
+        let nodes = if random.random_bool(0.7) { 3 } else { 5 };
         let partitions = (0..random.random_range(1..=3)).map(|partition| spec(partition, nodes, random)).collect();
         let faults = FAULTS.iter().filter(|fault| fault.always || random.random_bool(0.5)).collect();
         let workloads = WORKLOADS.iter().filter(|workload| workload.always || random.random_bool(0.5)).collect();

@@ -36,6 +36,15 @@ reached! {
     /// Replicas so far behind that they were given the log's new beginning.
     required filled_up;
 
+    /// Partitions whose new voters were committed, and that were told so.
+    required moves;
+    /// Moves that a leader could not bring to an end.
+    required moves_interrupted;
+    /// Moves told to go back while under way.
+    counted moves_taken_back;
+    /// Power cuts of a node while two sets of voters had to agree in one of its groups.
+    counted joint_power_cuts;
+
     // Faults.
     required power_cuts;
     /// Power cuts of a node that led.

@@ -91,7 +91,7 @@ impl Site {
             started => started?,
         };
         lock(&self.running).node = Some(node.clone());
-        let placed = self.profile.partitions.iter().filter(|spec| spec.replicas.contains(&self.node));
+        let placed = self.profile.partitions.iter();
         tokio::select! {
             biased;
             _ = node.disk_failed() => {
@@ -116,28 +116,50 @@ impl Site {
         std::future::pending().await
     }
 
-    /// One replica's life: it is opened, acted upon, and when it is found damaged waited for.
+    /// One replica's life: it is opened, acted upon, when it is found damaged waited for, and deleted when the partition has moved away.
     async fn host(&self, node: &Node, spec: &PartitionSpec) -> Result<(), NodeError> {
+        let (id, stream) = (spec.id, &self.streams[&spec.id]);
         loop {
-            let partition = match node.open_partition(spec.clone()).await {
+            let (hosted, replicas) = {
+                let placement = lock(&stream.placement);
+                (placement.hosts.contains(&self.node), placement.founders(self.node))
+            };
+            if !hosted {
+                if node.is_being_repaired(id) {
+                    node.delete_partition(id).await?;
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+                continue;
+            }
+            let partition = match node.open_partition(PartitionSpec { replicas, ..spec.clone() }).await {
                 Err(NodeError::Damaged(_)) => {
-                    lock(&self.running).partitions.remove(&spec.id);
+                    lock(&self.running).partitions.remove(&id);
                     tokio::time::sleep(LOOK_AGAIN).await;
                     continue;
                 }
                 opened => opened?,
             };
-            lock(&self.running).partitions.insert(spec.id, partition.clone());
+            lock(&self.running).partitions.insert(id, partition.clone());
             let closed = async {
-                while node.partition(spec.id).is_some() {
+                while node.partition(id).is_some() && !self.has_left(&partition, stream) {
                     tokio::time::sleep(LOOK_AGAIN).await;
                 }
             };
             tokio::select! {
                 biased;
-                () = closed => self.streams[&spec.id].forget(self.node),
-                _ = workload::act(Place { site: self.clone(), partition, stream: self.streams[&spec.id].clone() }) => return Ok(()),
+                () = closed => stream.forget(self.node),
+                _ = workload::act(Place { site: self.clone(), partition: partition.clone(), stream: stream.clone() }) => return Ok(()),
+            }
+            if self.has_left(&partition, stream) {
+                lock(&self.running).partitions.remove(&id);
+                node.delete_partition(id).await?;
             }
         }
+    }
+
+    /// The partition has moved away, and this node leads it no more.
+    fn has_left(&self, partition: &Partition, stream: &Stream) -> bool {
+        let leadership = partition.leadership();
+        !lock(&stream.placement).hosts.contains(&self.node) && leadership.leader != Some(self.node)
     }
 }

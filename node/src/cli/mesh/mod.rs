@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use futures_util::future::join_all;
+use reqwest::Method;
+use serde::de::DeserializeOwned;
 
 use super::output::{Format, json, line};
 use super::region::{AdminNode, Place, Target};
@@ -17,6 +19,8 @@ pub(super) use merge::{Account, MeshStatus, merge};
 
 /// How long one node may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// What the reason begins with where a node has understood and says no.
+pub(in crate::cli) const REFUSED: &str = "refused: ";
 /// Largest answer read.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// Between two looks of `--watch`.
@@ -87,22 +91,42 @@ impl Asker {
     }
 
     pub(super) async fn status(&self) -> Result<MeshStatus, CliError> {
-        let token = self.place.token.read()?;
+        let token = self.token()?;
         let accounts = join_all(self.place.admin.iter().map(|node| async {
-            let said = self.ask(node, &token).await;
+            let said = self.fetch::<NodeStatus>(node, Method::GET, "/v1/mesh", &token).await;
             Account { node: node.clone(), said }
         }));
         Ok(merge(&accounts.await))
     }
 
-    async fn ask(&self, node: &AdminNode, token: &str) -> Result<NodeStatus, String> {
-        let url = format!("https://{}/v1/mesh", node.address);
-        let mut response = self.http.get(url).bearer_auth(token).send().await.map_err(|error| reason(&error))?;
-        if !response.status().is_success() {
-            return Err(match response.status().as_u16() {
-                401 => "it refuses the token".to_owned(),
-                status => format!("it answers {status}"),
-            });
+    pub(in crate::cli) fn token(&self) -> Result<String, CliError> {
+        Ok(self.place.token.read()?)
+    }
+
+    /// Every node that can be asked.
+    pub(in crate::cli) fn nodes(&self) -> &[AdminNode] {
+        &self.place.admin
+    }
+
+    /// One node's answer, or in words why there is none.
+    pub(in crate::cli) async fn fetch<T: DeserializeOwned>(
+        &self,
+        node: &AdminNode,
+        method: Method,
+        path: &str,
+        token: &str,
+    ) -> Result<T, String> {
+        let url = format!("https://{}{path}", node.address);
+        let request = self.http.request(method, url).bearer_auth(token);
+        let mut response = request.send().await.map_err(|error| reason(&error))?;
+        let status = response.status();
+        let said = match status.as_u16() {
+            200 | 403 | 409 => None,
+            401 => Some("it refuses the token".to_owned()),
+            status => Some(format!("it answers {status}")),
+        };
+        if let Some(said) = said {
+            return Err(said);
         }
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| reason(&error))? {
@@ -110,6 +134,9 @@ impl Asker {
                 return Err(format!("its answer is larger than {ANSWER_BYTES_MAX} bytes"));
             }
             body.extend_from_slice(&chunk);
+        }
+        if !status.is_success() {
+            return Err(format!("{REFUSED}{}", String::from_utf8_lossy(&body)));
         }
         serde_json::from_slice(&body).map_err(|error| format!("its answer is not understood: {error}"))
     }

@@ -6,6 +6,7 @@
 //! file, name the module, and add one line to the table. The codec refuses a response that sets a field which its version does not have.
 
 pub mod alter_configs;
+pub mod alter_partition_reassignments;
 pub mod api_versions;
 pub mod create_acls;
 pub mod create_partitions;
@@ -17,6 +18,7 @@ pub mod describe_acls;
 pub mod describe_cluster;
 pub mod describe_configs;
 pub mod describe_groups;
+pub mod elect_leaders;
 pub mod fetch;
 pub mod find_coordinator;
 pub mod heartbeat;
@@ -26,6 +28,7 @@ pub mod join_group;
 pub mod leave_group;
 pub mod list_groups;
 pub mod list_offsets;
+pub mod list_partition_reassignments;
 pub mod metadata;
 pub mod offset_commit;
 pub mod offset_delete;
@@ -146,6 +149,9 @@ apis! {
         describe_configs: DescribeConfigsRequest = 32, 1..=4, 4;
         alter_configs: AlterConfigsRequest = 33, 0..=2, 2;
         create_partitions: CreatePartitionsRequest = 37, 0..=3, 2;
+        elect_leaders: ElectLeadersRequest = 43, 0..=2, 2;
+        alter_partition_reassignments: AlterPartitionReassignmentsRequest = 45, 0..=1, 0;
+        list_partition_reassignments: ListPartitionReassignmentsRequest = 46, 0..=0, 0;
         incremental_alter_configs: IncrementalAlterConfigsRequest = 44, 0..=1, 1;
         describe_cluster: DescribeClusterRequest = 60, 0..=2, 0;
         find_coordinator: FindCoordinatorRequest = 10, 0..=6, 3;

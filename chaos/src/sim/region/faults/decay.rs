@@ -78,7 +78,7 @@ fn all_whole(run: &mut Run) -> bool {
     let Some(node) = run.decay.rotten else { return true };
     let site = &run.sites[&node];
     let running = lock(&site.running);
-    let placed = site.profile.partitions.iter().filter(|spec| spec.replicas.contains(&node)).count();
+    let placed = site.streams.values().filter(|stream| lock(&stream.placement).hosts.contains(&node)).count();
     let whole =
         running.partitions.len() == placed && running.node.as_ref().is_some_and(|node| node.takes_part() && node.damaged().is_empty());
     drop(running);

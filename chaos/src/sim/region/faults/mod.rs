@@ -2,6 +2,7 @@
 
 pub(super) mod decay;
 mod disk;
+mod moves;
 mod network;
 mod power;
 
@@ -31,6 +32,7 @@ pub(in crate::sim) const FAULTS: &[Fault] = &[
     Fault { name: "disk-error", chances: 5, always: false, begin: disk::fail },
     Fault { name: "disk-full", chances: 8, always: false, begin: disk::fill },
     Fault { name: "disk-slow", chances: 8, always: false, begin: disk::slow },
+    Fault { name: "move", chances: 25, always: true, begin: moves::start },
     Fault { name: "network-cut", chances: 15, always: true, begin: network::cut },
     Fault { name: "power-cut", chances: 8, always: true, begin: power::cut_one },
     Fault { name: "power-cut-of-all", chances: 3, always: true, begin: power::cut_all },

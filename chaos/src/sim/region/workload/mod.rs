@@ -1,6 +1,7 @@
 //! What is done to a partition while the world breaks. A new workload is a function and a line in [`WORKLOADS`].
 
 mod idempotent;
+mod moves;
 mod plain;
 mod trim;
 mod watch;
@@ -17,6 +18,7 @@ use meridian_raft::partition::Partition;
 use meridian_raft::{GroupId, NodeId};
 
 use super::oracle::GroupOracle;
+use super::placement::Placement;
 use super::site::{Site, lock};
 pub(super) use idempotent::Producer;
 
@@ -42,6 +44,7 @@ impl std::fmt::Debug for Workload {
 
 pub(in crate::sim) const WORKLOADS: &[Workload] = &[
     Workload { name: "idempotent", always: true, run: |place| idempotent::append(place).boxed() },
+    Workload { name: "moves", always: true, run: |place| moves::carry_out(place).boxed() },
     Workload { name: "plain", always: true, run: |place| plain::append(place).boxed() },
     Workload { name: "trim", always: false, run: |place| trim::delete(place).boxed() },
     Workload { name: "watch", always: true, run: |place| watch::watch(place).boxed() },
@@ -60,9 +63,14 @@ pub(in crate::sim) struct Place {
 pub(in crate::sim) struct Stream {
     pub values: Mutex<u64>,
     pub producer: Mutex<Producer>,
+    pub placement: Mutex<Placement>,
 }
 
 impl Stream {
+    pub fn new(replicas: Vec<NodeId>) -> Stream {
+        Stream { placement: Mutex::new(Placement::new(replicas)), ..Stream::default() }
+    }
+
     /// A node is down: whoever waited for its answer will never get one.
     pub fn forget(&self, node: NodeId) {
         lock(&self.producer).forget(node);
