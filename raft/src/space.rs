@@ -200,9 +200,13 @@ impl File for RoomyFile {
     fn sync(&self) -> io::Result<()> {
         self.file.sync()
     }
-    /// Without space the file grows all the same, by a hole: whether what is written there finds room is then told by the write.
+    /// Without space the file grows all the same, by a hole: whether what is written there finds room is then told by the write. What is left is
+    /// not for what may be written some day.
     fn allocate(&self, bytes: u64) -> io::Result<()> {
         let length = self.file.len()?;
+        if self.space.is_full() {
+            return if length < bytes { self.file.set_len(bytes) } else { Ok(()) };
+        }
         self.space.reserves(bytes.saturating_sub(length));
         match self.file.allocate(bytes) {
             Err(error) if is_full(&error) => {

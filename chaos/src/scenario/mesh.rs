@@ -12,6 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, timeout};
 
 use super::hostile_input::Listeners;
+use super::shim::Shim;
 use super::{ScenarioError, io};
 
 const READY_DEADLINE: Duration = Duration::from_secs(60);
@@ -59,10 +60,16 @@ fn failed(what: impl Into<String>) -> ScenarioError {
 impl Mesh {
     /// Starts three regions of three nodes in `dir/mesh` and waits until every region serves.
     pub async fn start(binary: &Path, dir: &Path, more: &[&str]) -> Result<Mesh, ScenarioError> {
+        Mesh::start_on(binary, dir, more, None).await
+    }
+
+    /// The same, with every node's disk behind a shim.
+    pub async fn start_on(binary: &Path, dir: &Path, more: &[&str], shim: Option<&Shim>) -> Result<Mesh, ScenarioError> {
         let log = std::fs::File::create(dir.join("mesh.log")).map_err(io("mesh.log"))?;
         let mut command = Command::new(binary);
         command.args(["dev", "--format", "json", "--data-dir"]).arg(dir.join("mesh")).args(more);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
+        command.envs(shim.iter().flat_map(|shim| shim.environment()));
         let mut process = command.spawn().map_err(io(binary.display().to_string()))?;
         let output = process.stdout.take().ok_or_else(|| failed("no output of meridian dev"))?;
         let mut line = String::new();
@@ -126,11 +133,47 @@ impl Mesh {
         Ok(text.trim().parse().ok())
     }
 
+    pub fn nodes(&self, region: &str) -> Vec<i64> {
+        self.told.regions.get(region).map(|region| region.nodes.iter().map(|node| node.id).collect()).unwrap_or_default()
+    }
+
+    /// A node's data folder.
+    pub fn data(&self, region: &str, id: i64) -> Result<&Path, ScenarioError> {
+        Ok(&self.node(region, id)?.data)
+    }
+
     /// SIGKILL; returns the process that died.
     pub fn kill(&self, region: &str, id: i64) -> Result<i32, ScenarioError> {
+        self.signal(region, id, Signal::KILL)
+    }
+
+    /// Stops `meridian dev`, which starts dead nodes again, or lets it go on.
+    pub fn hold_restarts(&self, hold: bool) -> Result<(), ScenarioError> {
+        let pid = self.process.id().and_then(|pid| Pid::from_raw(pid as i32)).ok_or_else(|| failed("meridian dev has ended"))?;
+        kill_process(pid, if hold { Signal::STOP } else { Signal::CONT }).map_err(|error| failed(format!("meridian dev: {error}")))
+    }
+
+    /// Returns once the process is no more, or a zombie: its files are closed.
+    pub async fn wait_until_dead(&self, pid: i32) -> Result<(), ScenarioError> {
+        loop {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            if stat.rsplit(')').next().is_none_or(|rest| rest.trim_start().is_empty() || rest.trim_start().starts_with(['Z', 'X'])) {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// What the node's readiness page says.
+    pub async fn readiness(&self, region: &str, id: i64) -> Result<String, ScenarioError> {
+        Ok(page(&self.node(region, id)?.admin).await)
+    }
+
+    /// Sends a node's process a signal; returns the process.
+    pub fn signal(&self, region: &str, id: i64, signal: Signal) -> Result<i32, ScenarioError> {
         let pid = self.pid(region, id)?.ok_or_else(|| failed(format!("node {id} of {region} does not run")))?;
         let process = Pid::from_raw(pid).ok_or_else(|| failed(format!("{pid} is no process")))?;
-        kill_process(process, Signal::KILL).map_err(|error| failed(format!("kill {pid}: {error}")))?;
+        kill_process(process, signal).map_err(|error| failed(format!("kill {pid}: {error}")))?;
         Ok(pid)
     }
 
@@ -193,12 +236,17 @@ impl Mesh {
 
 /// Does the node's own readiness page say so?
 async fn is_ready(admin: &str) -> bool {
+    page(admin).await.starts_with("HTTP/1.1 200")
+}
+
+/// The readiness page; empty where the node does not answer.
+async fn page(admin: &str) -> String {
     let ask = async {
         let mut stream = TcpStream::connect(admin).await?;
         stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
         let mut page = Vec::new();
         stream.take(HEALTH_BYTES_MAX).read_to_end(&mut page).await?;
-        Ok::<_, std::io::Error>(page.starts_with(b"HTTP/1.1 200"))
+        Ok::<_, std::io::Error>(String::from_utf8_lossy(&page).into_owned())
     };
-    matches!(timeout(Duration::from_secs(2), ask).await, Ok(Ok(true)))
+    timeout(Duration::from_secs(2), ask).await.ok().and_then(Result::ok).unwrap_or_default()
 }

@@ -5,12 +5,16 @@
 
 mod access;
 mod client;
+mod disk_faults;
 mod foreign_clients;
 mod hostile_input;
 mod java;
 mod leader_kills;
 mod link_cut;
 mod mesh;
+mod pause;
+mod power_cut;
+mod shim;
 mod staleness;
 
 use std::path::PathBuf;
@@ -22,6 +26,7 @@ use crate::check::{Verdict, judge};
 use crate::history::{HistoryError, parse};
 use client::Client;
 use mesh::Mesh;
+use shim::Shim;
 
 /// The topic that every scenario writes to, homed in `us`.
 const TOPIC: &str = "chaos";
@@ -32,6 +37,14 @@ const HOME: &str = "us";
 pub enum Scenario {
     /// Kill -9 the leader of each partition in turn while records are produced with acks=all
     LeaderKills,
+    /// Stop the leader of each partition in turn beyond the election timeout, and let it go on
+    Pause,
+    /// Kill -9 a leader, then a whole region, and take back from the files what was not synced
+    PowerCut,
+    /// Every write and sync of a leader fails: it must end, and acknowledge nothing false
+    DiskError,
+    /// Disks are full for a while, of one node and of all: new data is refused, and everything goes on by itself
+    DiskFull,
     /// Cut the links of one mirror under load, heal them, and watch the mirror catch up
     LinkCut,
     /// No fault: the flights by librdkafka and by Apache Kafka's Java client, the same in every region for both, and groups that resume
@@ -116,12 +129,17 @@ struct Stage {
     plan: Plan,
     mesh: Mesh,
     client: Client,
+    shim: Option<Shim>,
     begun: Instant,
     faults: Vec<Fault>,
     broken: Vec<String>,
 }
 
 impl Stage {
+    fn shim(&self) -> Result<&Shim, ScenarioError> {
+        self.shim.as_ref().ok_or_else(|| ScenarioError::Failed("this scenario has no disk shim".into()))
+    }
+
     fn fault(&mut self, what: String) {
         let at_ms = self.begun.elapsed().as_millis();
         eprintln!("{at_ms:>7} ms  {what}");
@@ -137,19 +155,27 @@ pub async fn run(plan: Plan) -> Result<Report, ScenarioError> {
         Scenario::Access => access::run(plan, client).await,
         Scenario::HostileInput => hostile_input::run(plan, client).await,
         Scenario::Staleness => staleness::run(plan, client).await,
-        Scenario::LeaderKills | Scenario::LinkCut => run_under_load(plan, client).await,
+        Scenario::LeaderKills | Scenario::LinkCut | Scenario::Pause | Scenario::PowerCut | Scenario::DiskError | Scenario::DiskFull => {
+            run_under_load(plan, client).await
+        }
     }
 }
 
 /// Scenarios in which a producer works while faults happen, and a history is judged.
 async fn run_under_load(plan: Plan, client: Client) -> Result<Report, ScenarioError> {
     let relays: &[&str] = if plan.scenario == Scenario::LinkCut { &["--rtt", "us-eu=0ms,us-asia=0ms,eu-asia=0ms"] } else { &[] };
-    let mesh = Mesh::start(&plan.binary, &plan.dir, relays).await?;
+    let shimmed = matches!(plan.scenario, Scenario::PowerCut | Scenario::DiskError | Scenario::DiskFull);
+    let shim = if shimmed { Some(Shim::prepare(&plan.dir)?) } else { None };
+    let mesh = Mesh::start_on(&plan.binary, &plan.dir, relays, shim.as_ref()).await?;
     mesh.create_topic(TOPIC, HOME, PARTITIONS).await?;
     let producer = client.produce(&mesh, HOME, TOPIC, plan.rate)?;
-    let mut stage = Stage { plan, mesh, client, begun: Instant::now(), faults: Vec::new(), broken: Vec::new() };
+    let mut stage = Stage { plan, mesh, client, shim, begun: Instant::now(), faults: Vec::new(), broken: Vec::new() };
     let observed = match stage.plan.scenario {
         Scenario::LinkCut => link_cut::play(&mut stage).await?,
+        Scenario::Pause => pause::play(&mut stage).await?,
+        Scenario::PowerCut => power_cut::play(&mut stage).await?,
+        Scenario::DiskError => disk_faults::error(&mut stage).await?,
+        Scenario::DiskFull => disk_faults::full(&mut stage).await?,
         _ => leader_kills::play(&mut stage).await?,
     };
     let workload = producer.finish().await?;
