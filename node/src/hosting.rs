@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use meridian_raft::GroupId;
 use meridian_raft::node::{Node, NodeError};
-use meridian_raft::partition::{Partition, PartitionSettings, PartitionSpec};
+use meridian_raft::partition::{Partition, PartitionSettings, PartitionSpec, Retention};
 use tokio::task::AbortHandle;
 
 use crate::controller::handle::Controller;
@@ -42,6 +42,7 @@ async fn follow(node_id: u64, raft: Node, controller: Controller) {
     loop {
         let image = images.borrow_and_update().clone();
         let complete = reconcile(node_id, &raft, &image).await;
+        set_retention(&raft, &image);
         tokio::select! {
             changed = images.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(RETRY), if !complete => {}
@@ -91,6 +92,24 @@ fn settled(node_id: u64, image: &Image, partition: &Partition) -> bool {
     let exists = image.topics_by_id.contains_key(&partition.id().topic);
     let leadership = partition.leadership();
     !exists || (!leadership.is_leader && leadership.leader != Some(node_id))
+}
+
+/// Tells every replica how much to keep; topic configs may change while it runs.
+fn set_retention(raft: &Node, image: &Image) {
+    for partition in raft.partitions() {
+        if let Some(topic) = image.topics_by_id.get(&partition.id().topic) {
+            partition.set_retention(retention(topic));
+        }
+    }
+}
+
+fn retention(topic: &Topic) -> Retention {
+    // What a node keeps for itself it reads as a whole: the newest record of a key may be old.
+    if topic.internal {
+        return Retention::default();
+    }
+    let bound = |name| topic_config::value(&topic.configs, name).and_then(|value| value.parse::<i64>().ok()).filter(|value| *value >= 0);
+    Retention { time_ms: bound("retention.ms"), bytes: bound("retention.bytes").map(i64::unsigned_abs) }
 }
 
 fn wanted(node_id: u64, image: &Image) -> BTreeMap<GroupId, PartitionSpec> {

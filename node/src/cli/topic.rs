@@ -1,4 +1,4 @@
-//! `meridian topic create|list|describe|delete`.
+//! `meridian topic create|list|describe|delete-records|delete`.
 
 use std::collections::BTreeMap;
 
@@ -59,6 +59,18 @@ enum Verb {
         #[arg(long, value_enum, default_value = "table")]
         format: Format,
     },
+    /// Let a partition begin at a later offset; whole segments before it are removed from every replica, and the mirrors follow
+    #[command(visible_alias = "trim")]
+    DeleteRecords {
+        /// The topic
+        name: String,
+        /// Which of its partitions [default: all]
+        #[arg(long, value_name = "N")]
+        partition: Option<i32>,
+        /// The first offset that is kept; `end` is behind all records
+        #[arg(long, value_name = "OFFSET", value_parser = offset_or_end)]
+        before: Before,
+    },
     /// Remove a topic, its records and its mirrors
     Delete {
         /// The topic
@@ -67,6 +79,21 @@ enum Verb {
         #[arg(long)]
         if_exists: bool,
     },
+}
+
+/// Which records go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Before {
+    Offset(i64),
+    End,
+}
+
+fn offset_or_end(text: &str) -> Result<Before, String> {
+    match (text, text.parse()) {
+        ("end", _) => Ok(Before::End),
+        (_, Ok(offset)) if offset >= 0 => Ok(Before::Offset(offset)),
+        _ => Err("an offset is a number from 0, or `end`".into()),
+    }
 }
 
 /// `KEY=VALUE`
@@ -99,6 +126,7 @@ impl Topic {
                 }
                 Verb::List { format, internal } => list(&cluster, format, internal).await,
                 Verb::Describe { name, format } => describe(&cluster, &name, format).await,
+                Verb::DeleteRecords { name, partition, before } => delete_records(&cluster, &name, partition, before).await,
                 Verb::Delete { name, if_exists } => delete(&cluster, &name, if_exists).await,
             }
         })
@@ -113,6 +141,22 @@ async fn create(cluster: &Cluster, topic: NewTopic, if_not_exists: bool) -> Resu
         }
         Err(error) => Err(error.into()),
     }
+}
+
+async fn delete_records(cluster: &Cluster, name: &str, partition: Option<i32>, before: Before) -> Result<(), CliError> {
+    let partitions = match partition {
+        Some(partition) => vec![partition],
+        None => cluster.describe_topic(name).await?.partitions.iter().map(|partition| partition.partition).collect(),
+    };
+    let before = match before {
+        Before::Offset(offset) => Some(offset),
+        Before::End => None,
+    };
+    for partition in partitions {
+        let start = cluster.delete_records(name, partition, before).await?;
+        line(format_args!("topic {name}, partition {partition} begins at offset {start}"))?;
+    }
+    Ok(())
 }
 
 async fn delete(cluster: &Cluster, name: &str, if_exists: bool) -> Result<(), CliError> {
@@ -190,7 +234,13 @@ async fn describe(cluster: &Cluster, name: &str, format: Format) -> Result<(), C
 
 #[cfg(test)]
 mod tests {
-    use super::key_value;
+    use super::{Before, key_value, offset_or_end};
+
+    #[test]
+    fn records_are_deleted_up_to_an_offset_or_all() {
+        assert_eq!((offset_or_end("7"), offset_or_end("end")), (Ok(Before::Offset(7)), Ok(Before::End)));
+        assert!(offset_or_end("-1").is_err() && offset_or_end("start").is_err());
+    }
 
     #[test]
     fn a_config_has_a_key_and_maybe_an_empty_value() {

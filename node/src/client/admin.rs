@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use kafka_protocol::messages::create_acls_request::AclCreation;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::delete_acls_request::DeleteAclsFilter;
+use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::{
-    CreateAclsRequest, CreateTopicsRequest, DeleteAclsRequest, DeleteTopicsRequest, DescribeAclsRequest, DescribeConfigsRequest,
+    CreateAclsRequest, CreateTopicsRequest, DeleteAclsRequest, DeleteRecordsRequest, DeleteTopicsRequest, DescribeAclsRequest,
+    DescribeConfigsRequest,
 };
 use kafka_protocol::protocol::StrBytes;
 use meridian_auth::acl::{Binding, Filter, Operation, PatternFilter, PatternType, Permission, ResourceType};
@@ -106,6 +108,23 @@ impl Cluster {
         let response = self.ask(&request).await?;
         let result = response.responses.first().ok_or_else(|| ClientError::Records("the answer leaves the topic out".into()))?;
         ClientError::of_code(format!("topic {name}"), result.error_code, result.error_message.as_deref()).map_or(Ok(()), Err)
+    }
+
+    /// Has a partition begin at `before` (None: behind all that is committed); where it begins then.
+    pub async fn delete_records(&self, topic: &str, partition: i32, before: Option<i64>) -> Result<i64, ClientError> {
+        let asked = DeleteRecordsPartition::default().with_partition_index(partition).with_offset(before.unwrap_or(-1));
+        let asked = DeleteRecordsTopic::default().with_name(topic_name(topic)).with_partitions(vec![asked]);
+        let request = DeleteRecordsRequest::default().with_topics(vec![asked]).with_timeout_ms(TIMEOUT_MS);
+        let what = || format!("topic {topic}, partition {partition}");
+        patiently!(async {
+            let leaders = self.topic_once(topic).await?.leaders;
+            let unknown = ClientError::of_code(what(), kafka_protocol::error::ResponseError::UnknownTopicOrPartition.code(), None);
+            let Some(leader) = leaders.get(&partition) else { return unknown.map_or(Ok(0), Err) };
+            let response = self.node(leader.unwrap_or(-1)).await?.call(&request).await?;
+            let result = response.topics.first().and_then(|topic| topic.partitions.first());
+            let result = result.ok_or_else(|| ClientError::Records("the answer leaves the partition out".into()))?;
+            ClientError::of_code(what(), result.error_code, None).map_or(Ok(result.low_watermark), Err)
+        })
     }
 
     /// All topics that the principal may see, by name.

@@ -186,6 +186,7 @@ fn api_name(key: i16) -> &'static str {
         Ok(ApiKey::InitProducerId) => "InitProducerId",
         Ok(ApiKey::CreateTopics) => "CreateTopics",
         Ok(ApiKey::DeleteTopics) => "DeleteTopics",
+        Ok(ApiKey::DeleteRecords) => "DeleteRecords",
         Ok(ApiKey::DescribeConfigs) => "DescribeConfigs",
         Ok(ApiKey::CreateAcls) => "CreateAcls",
         Ok(ApiKey::DescribeAcls) => "DescribeAcls",

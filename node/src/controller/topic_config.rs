@@ -109,14 +109,14 @@ const DEFINITIONS: &[Definition] = &[
         "-1",
         Kind::Long,
         Accepts::Number { min: -1, max: i64::MAX },
-        "Bytes that a partition keeps before old segments go; -1 is no bound. Kept, but not enforced yet: nothing is removed.",
+        "Bytes that a partition keeps before old segments go; -1 is no bound. Whole segments go. A mirror begins where its home does.",
     ),
     definition(
         "retention.ms",
         "604800000",
         Kind::Long,
         Accepts::Number { min: -1, max: i64::MAX },
-        "How long records are kept before old segments go, in milliseconds; -1 is for ever. Kept, but not enforced yet: nothing is removed.",
+        "How long records are kept before old segments go, in milliseconds; -1 is for ever. Whole segments go, by their newest record's timestamp.",
     ),
     definition(
         "segment.bytes",

@@ -2,7 +2,7 @@
 
 pub use kafka_protocol::ResponseError as ErrorCode;
 use meridian_raft::batch::BatchError;
-use meridian_raft::partition::{AppendError, ReadError};
+use meridian_raft::partition::{AppendError, DeleteRecordsError, ReadError};
 
 use crate::controller::handle::SubmitError;
 
@@ -48,6 +48,15 @@ pub fn of_read(error: &ReadError) -> ErrorCode {
     match error {
         ReadError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
         ReadError::Storage(_) => ErrorCode::KafkaStorageError,
+    }
+}
+
+pub fn of_delete_records(error: &DeleteRecordsError) -> ErrorCode {
+    match error {
+        DeleteRecordsError::NotLeader { .. } => ErrorCode::NotLeaderOrFollower,
+        DeleteRecordsError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
+        DeleteRecordsError::Timeout => ErrorCode::RequestTimedOut,
+        DeleteRecordsError::Storage(_) => ErrorCode::KafkaStorageError,
     }
 }
 

@@ -55,6 +55,15 @@ fn delete_topics() {
 }
 
 #[test]
+fn delete_records() {
+    let partition = |index| delete_records_request::DeleteRecordsPartition::default().with_partition_index(index).with_offset(7);
+    let topic = delete_records_request::DeleteRecordsTopic::default().with_name(name("flights"));
+    let topic = topic.with_partitions(vec![partition(0), partition(1)]);
+    let request = DeleteRecordsRequest::default().with_topics(vec![topic.clone(), topic]).with_timeout_ms(5);
+    (0..=2).for_each(|version| agree(api::delete_records::SHAPE, version, 2, &request));
+}
+
+#[test]
 fn create_partitions() {
     let assignments = vec![CreatePartitionsAssignment::default().with_broker_ids(vec![BrokerId(1)])];
     let topic = |assignments| CreatePartitionsTopic::default().with_name(name("flights")).with_count(3).with_assignments(assignments);

@@ -5,11 +5,14 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::create_acls_request::AclCreation;
 use kafka_protocol::messages::delete_acls_request::DeleteAclsFilter;
+use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::fetch_response::PartitionData;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::produce_response::PartitionProduceResponse;
-use kafka_protocol::messages::{CreateAclsRequest, DeleteAclsRequest, FetchRequest, ProduceRequest, ProduceResponse, TransactionalId};
+use kafka_protocol::messages::{
+    CreateAclsRequest, DeleteAclsRequest, DeleteRecordsRequest, FetchRequest, ProduceRequest, ProduceResponse, TransactionalId,
+};
 use kafka_protocol::protocol::StrBytes;
 use meridian_raft::batch::records::{Record, encode};
 use tokio::time::Instant;
@@ -77,6 +80,35 @@ async fn every_version_stores_the_producers_bytes_and_gives_them_back() {
         let inside = fetched(&mut wire, version, &fetch(version, id, 3, 0)).await.records.expect("records");
         assert!(inside == expected[1..].concat(), "version {version}: an offset inside a batch gets the whole batch");
     }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleted_records_are_gone_and_what_was_asked_for_before_them_is_out_of_range() {
+    let node = Running::start().await;
+    let id = node.topic(FLIGHTS, &[]).await;
+    let mut wire = node.connect(ROOT).await;
+    for at in 0..5 {
+        assert_eq!(part(wire.ask(9, &produce(9, id, -1, batch(&at.to_string()))).await).error_code, 0);
+    }
+    for (version, before, answer) in [(0, 11, (1, -1)), (1, 3, (0, 3)), (2, 2, (0, 3)), (2, -1, (0, 10))] {
+        let asked = DeleteRecordsPartition::default().with_offset(before);
+        let topic = DeleteRecordsTopic::default().with_name(topic_name(FLIGHTS)).with_partitions(vec![asked]);
+        let response = wire.ask(version, &DeleteRecordsRequest::default().with_topics(vec![topic]).with_timeout_ms(5_000)).await;
+        let part = &response.topics[0].partitions[0];
+        assert_eq!((part.error_code, part.low_watermark), answer, "version {version}, before {before}");
+        if before == 2 {
+            let below = fetched(&mut wire, 12, &fetch(12, id, 2, 0)).await;
+            assert_eq!(below.error_code, 1);
+            let held = fetched(&mut wire, 12, &fetch(12, id, 3, 0)).await;
+            assert_eq!((held.error_code, held.log_start_offset), (0, 3));
+            assert!(held.records.is_some_and(|records| !records.is_empty()));
+        }
+    }
+    let unknown = DeleteRecordsTopic::default().with_name(topic_name("nowhere")).with_partitions(vec![DeleteRecordsPartition::default()]);
+    let response = wire.ask(2, &DeleteRecordsRequest::default().with_topics(vec![unknown]).with_timeout_ms(5_000)).await;
+    assert_eq!(response.topics[0].partitions[0].error_code, 3);
+    assert_eq!(part(wire.ask(9, &produce(9, id, -1, batch("next"))).await).base_offset, 10);
     node.stop().await;
 }
 

@@ -39,6 +39,7 @@ pub(crate) enum Host {
 pub(crate) struct Watched {
     pub applied: watch::Receiver<Applied>,
     pub high_watermark: watch::Receiver<i64>,
+    pub start_offset: watch::Receiver<i64>,
     /// Segments lie before the log's start now: a snapshot would let go of them.
     pub purgeable: Arc<Notify>,
 }
@@ -52,6 +53,7 @@ pub(crate) struct GroupMachine {
     memberships: VecDeque<StoredMembershipOf<Types>>,
     applied: watch::Sender<Applied>,
     high_watermark: watch::Sender<i64>,
+    start_offset: watch::Sender<i64>,
     purgeable: Arc<Notify>,
 }
 
@@ -62,8 +64,14 @@ impl GroupMachine {
         let (high_watermark, high_watermark_receiver) = watch::channel(log.start_offset());
         let purgeable = Arc::new(Notify::new());
         let memberships = VecDeque::from([StoredMembership::default()]);
-        let watched = Watched { applied: applied_receiver, high_watermark: high_watermark_receiver, purgeable: purgeable.clone() };
-        (GroupMachine { host, log, snapshots, last_applied: None, memberships, applied, high_watermark, purgeable }, watched)
+        let (start_offset, start_offset_receiver) = watch::channel(log.start_offset());
+        let watched = Watched {
+            applied: applied_receiver,
+            high_watermark: high_watermark_receiver,
+            start_offset: start_offset_receiver,
+            purgeable: purgeable.clone(),
+        };
+        (GroupMachine { host, log, snapshots, last_applied: None, memberships, applied, high_watermark, start_offset, purgeable }, watched)
     }
 
     fn apply_one(&mut self, entry: openraft::type_config::alias::EntryOf<Types>) -> Outcome {
@@ -109,8 +117,10 @@ impl GroupMachine {
     fn begin_at(&mut self, offset: i64) -> i64 {
         self.log.raise_start_offset(offset);
         self.high_watermark.send_if_modified(|held| std::mem::replace(held, offset.max(*held)) < offset);
+        let begin = self.log.start_offset();
+        self.start_offset.send_if_modified(|held| std::mem::replace(held, begin) != begin);
         self.purgeable.notify_one();
-        self.log.start_offset()
+        begin
     }
 
     /// The snapshot that may stand for what lies before the first segment still needed.
@@ -148,6 +158,8 @@ impl GroupMachine {
         self.memberships = VecDeque::from([snapshot.meta.last_membership.clone()]);
         self.log.raise_start_offset(start_offset);
         self.high_watermark.send_if_modified(|held| std::mem::replace(held, next_offset.max(*held)) < next_offset);
+        let begin = self.log.start_offset();
+        self.start_offset.send_if_modified(|held| std::mem::replace(held, begin) != begin);
         let filled_up = self.applied.borrow().filled_up + u64::from(from_leader);
         self.applied.send_replace(Applied { index, term, batch_epoch, append_time_us: batch_time_us, filled_up });
         Ok(())

@@ -34,7 +34,7 @@ use crate::partition::Leadership;
 use crate::peer::client::Peers;
 use crate::writer::Writer;
 use crate::{GroupId, NodeId};
-use machine::{Applied, GroupMachine, Host};
+use machine::{Applied, GroupMachine, Host, Watched};
 use network::NetworkFactory;
 use snapshot::Snapshots;
 use storage::GroupStorage;
@@ -146,6 +146,7 @@ struct Inner {
     snapshots: Snapshots,
     applied: watch::Receiver<Applied>,
     high_watermark: watch::Receiver<i64>,
+    start_offset: watch::Receiver<i64>,
     leadership: watch::Receiver<Leadership>,
     leadership_told: Arc<watch::Sender<Leadership>>,
     submissions: mpsc::UnboundedSender<Submission>,
@@ -240,14 +241,14 @@ impl Group {
         let patience = if voters.first() == Some(&around.node_id) { Duration::ZERO } else { FORMING_PATIENCE };
         let mut tasks = vec![
             tokio::spawn(propose(raft.clone(), queue)).abort_handle(),
-            tokio::spawn(observer.run(leadership_told.clone(), watched.purgeable)).abort_handle(),
+            tokio::spawn(observer.run(leadership_told.clone(), watched.purgeable.clone())).abort_handle(),
         ];
         if !voters.is_empty() {
             let form = form(raft.clone(), voters.into_iter().collect(), patience, around.takes_part);
             tasks.push(tokio::spawn(Runtime::scope(seed ^ 1, form)).abort_handle());
         }
         let lease = Duration::from_millis(around.timing.election_max_ms);
-        let (applied, high_watermark) = (watched.applied, watched.high_watermark);
+        let Watched { applied, high_watermark, start_offset, .. } = watched;
         let inner = Inner {
             id,
             node_id: around.node_id,
@@ -256,6 +257,7 @@ impl Group {
             snapshots,
             applied,
             high_watermark,
+            start_offset,
             leadership,
             leadership_told,
             submissions,
@@ -284,6 +286,9 @@ impl Group {
     }
     pub fn high_watermark(&self) -> watch::Receiver<i64> {
         self.inner.high_watermark.clone()
+    }
+    pub fn start_offset(&self) -> watch::Receiver<i64> {
+        self.inner.start_offset.clone()
     }
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.inner.leadership.clone()

@@ -293,6 +293,12 @@ impl Partition {
             .boxed())
     }
 
+    /// Mirrors: the offset behind all that was submitted here, committed or not.
+    pub fn submitted_end(&self) -> i64 {
+        let term = self.inner.group.applied().borrow().term;
+        lock(&self.inner.submitted).filter(|(since, _)| *since == term).map_or_else(|| self.log_end_offset(), |(_, end)| end)
+    }
+
     pub fn log_start_offset(&self) -> i64 {
         self.inner.group.log().start_offset()
     }

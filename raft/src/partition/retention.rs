@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use openraft::errors::ClientWriteError;
+use tokio::sync::watch;
 
 use super::{AppendError, Partition, lock};
 use crate::NodeId;
@@ -100,6 +101,11 @@ impl Partition {
             result
         }
         .boxed())
+    }
+
+    /// As [`Partition::log_start_offset`], whenever it is raised.
+    pub fn watch_log_start_offset(&self) -> watch::Receiver<i64> {
+        self.inner.group.start_offset()
     }
 
     /// How long and how much this log keeps from now on.

@@ -53,6 +53,9 @@ pub struct Data {
     pub high_watermark: i64,
     /// No record committed later than at `high_watermark` carries an append time at or before this one (µs); 0 promises nothing.
     pub closed_us: i64,
+    /// Where the home's log begins. The first batch may hold records before it; batches before that one are gone at home.
+    pub start_offset: i64,
+    /// None where only the start is told.
     pub batches: Vec<StoredBatch>,
 }
 
@@ -395,6 +398,7 @@ fn put_data(pieces: &mut Pieces, data: &Data) {
     pieces.now.put_u32(data.number);
     pieces.now.put_i64(data.high_watermark);
     pieces.now.put_i64(data.closed_us);
+    pieces.now.put_i64(data.start_offset);
     for batch in &data.batches {
         pieces.now.put_i64(batch.append_time_us);
         pieces.now.put_u32(batch.bytes.len() as u32);
@@ -404,7 +408,7 @@ fn put_data(pieces: &mut Pieces, data: &Data) {
 
 fn take_data(bytes: &mut Bytes) -> Result<Data, FrameError> {
     let (number, high_watermark) = (bytes.try_get_u32().map_err(short)?, take_offset(bytes)?);
-    let closed_us = bytes.try_get_i64().map_err(short)?;
+    let (closed_us, start_offset) = (bytes.try_get_i64().map_err(short)?, take_offset(bytes)?);
     let mut batches = Vec::new();
     while bytes.len() >= BATCH_HEAD_BYTES {
         let append_time_us = bytes.get_i64();
@@ -414,7 +418,7 @@ fn take_data(bytes: &mut Bytes) -> Result<Data, FrameError> {
         }
         batches.push(StoredBatch { append_time_us, bytes: bytes.split_to(length) });
     }
-    Ok(Data { number, high_watermark, closed_us, batches })
+    Ok(Data { number, high_watermark, closed_us, start_offset, batches })
 }
 
 fn take_ended(bytes: &mut Bytes) -> Result<Frame, FrameError> {
@@ -461,7 +465,13 @@ mod tests {
             Frame::Name { number: 2, group: group() },
             Frame::Heartbeat(Heartbeat { quiet_us: 9, beats: vec![beat, Beat { quiet: false, ..beat }], gone: vec![4, 5] }),
             Frame::Opened { number: 1 },
-            Frame::Data(Data { number: 1, high_watermark: 9, closed_us: 8, batches: vec![batch(61), batch(9000), batch(100)] }),
+            Frame::Data(Data {
+                number: 1,
+                high_watermark: 9,
+                closed_us: 8,
+                start_offset: 2,
+                batches: vec![batch(61), batch(9000), batch(100)],
+            }),
             Frame::Ended { number: 1, reason: EndReason::Diverged, detail: "at 17".to_owned() },
         ]
     }

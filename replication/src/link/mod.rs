@@ -87,6 +87,9 @@ pub struct MirrorStatus {
     /// Why the mirror does not run, if it does not: the logs disagree, the home refuses, the copy cannot be appended to.
     #[serde(default)]
     pub error: Option<String>,
+    /// Records that the home let go of before they came here, since this node started: the mirror has none of them.
+    #[serde(default)]
+    pub skipped_records: i64,
 }
 
 /// One node of a remote region as this node sees it.
@@ -135,6 +138,8 @@ pub(crate) struct Mirrored {
     partition: Partition,
     freshness: Freshness,
     pub(crate) error: Option<String>,
+    /// What the home let go of before it came here.
+    pub(crate) skipped_records: i64,
     task: AbortHandle,
 }
 
@@ -297,6 +302,7 @@ impl Inner {
             staleness_ms: reached_us.map(|reached_us| (now_us.saturating_sub(reached_us)).max(0) / 1000),
             connected,
             error: mirror.error.clone(),
+            skipped_records: mirror.skipped_records,
         }
     }
 }
@@ -394,7 +400,8 @@ fn reconcile(inner: &Arc<Inner>) {
                     continue;
                 }
                 let task = inner.spawn(target::follow(inner.clone(), home.clone(), partition.clone()));
-                let mirror = Mirrored { home: home.clone(), partition, freshness: Freshness::default(), error: None, task };
+                let mirror =
+                    Mirrored { home: home.clone(), partition, freshness: Freshness::default(), error: None, skipped_records: 0, task };
                 if let Some(replaced) = mirrors.insert(group, mirror) {
                     replaced.task.abort();
                 }

@@ -91,6 +91,9 @@ impl Pump {
         }
         let mut leadership = partition.watch_leadership();
         let mut high_watermark = partition.watch_high_watermark();
+        let mut start = partition.watch_log_start_offset();
+        // What the target knows of the home's start.
+        let mut told = 0;
         let mut window = Window::default();
         let mut next = self.open.from;
         loop {
@@ -100,8 +103,11 @@ impl Pump {
             }
             check_leadership(&partition)?;
             window.confirm(*self.positions.borrow_and_update());
-            if window.is_open() && next < *high_watermark.borrow_and_update() {
+            let begin = *start.borrow_and_update();
+            let more = next.max(begin) < *high_watermark.borrow_and_update();
+            if window.is_open() && (more || begin > told) {
                 let (frame, end_offset, bytes) = chunk(&partition, self.open.number, next).await?;
+                told = begin.max(told);
                 next = end_offset;
                 window.send(end_offset, bytes);
                 if self.frames.send(frame.encode()).await.is_err() {
@@ -112,6 +118,7 @@ impl Pump {
             let open = window.is_open();
             tokio::select! {
                 changed = high_watermark.changed(), if open => changed.map_err(|_| end(EndReason::NotLeader, "the replica was closed"))?,
+                changed = start.changed(), if open => changed.map_err(|_| end(EndReason::NotLeader, "the replica was closed"))?,
                 changed = leadership.changed() => changed.map_err(|_| end(EndReason::NotLeader, "the replica was closed"))?,
                 changed = changes.changed() => if changed.is_err() { return Ok(()) } else { self.check_permission()? },
                 changed = self.positions.changed() => if changed.is_err() { return Ok(()) },
@@ -146,11 +153,8 @@ async fn check_agreement(partition: &Partition, open: &Open) -> Result<(), End> 
     if open.from > high_watermark {
         return Err(end(EndReason::Diverged, format!("the mirror ends at {}, its home at {high_watermark}", open.from)));
     }
-    if open.from < start {
-        return Err(end(EndReason::OutOfRange, format!("the mirror ends at {}, its home's log begins at {start}", open.from)));
-    }
-    if open.from == start {
-        // What came before is gone here: nothing to compare with.
+    if open.from <= start {
+        // What came before is gone here: nothing to compare with. The mirror goes on where this log begins.
         return Ok(());
     }
     let here = partition.read(open.from - 1, 1).await.map_err(unreadable)?;
@@ -163,17 +167,24 @@ async fn check_agreement(partition: &Partition, open: &Open) -> Result<(), End> 
     }
 }
 
-/// The next frame of batches, its end offset and its bytes.
+/// The next frame of batches from `from` or the log's start on, its end offset and its bytes. No batches: all of them were sent, or are gone.
 async fn chunk(partition: &Partition, number: u32, from: i64) -> Result<(Frame, i64, usize), End> {
     // In this order: the closed time vouches for the high watermark that is asked for behind it.
     let closed_us = partition.closed_time_us().unwrap_or(0);
     let high_watermark = partition.high_watermark();
-    let batches = partition.read(from, CHUNK_BYTES).await.map_err(unreadable)?;
+    let start_offset = partition.log_start_offset();
+    let batches = match partition.read(from.max(start_offset), CHUNK_BYTES).await {
+        // Deleted meanwhile: what is left is asked for next.
+        Err(ReadError::OutOfRange { offset, start, .. }) if offset < start => Vec::new(),
+        read => read.map_err(unreadable)?,
+    };
     let last = batches.last().and_then(|batch| BatchHeader::decode(&batch.bytes));
-    let end_offset = last.map(|header| end_of(&header)).filter(|end_offset| *end_offset > from);
-    let end_offset = end_offset.ok_or_else(|| end(EndReason::Unreadable, format!("no batch at offset {from}")))?;
+    let end_offset = last.map_or(from.max(start_offset), |header| end_of(&header));
+    if !batches.is_empty() && end_offset <= from {
+        return Err(end(EndReason::Unreadable, format!("no batch at offset {from}")));
+    }
     let bytes = batches.iter().map(|StoredBatch { bytes, .. }| bytes.len()).sum();
-    Ok((Frame::Data(Data { number, high_watermark, closed_us, batches }), end_offset, bytes))
+    Ok((Frame::Data(Data { number, high_watermark, closed_us, start_offset, batches }), end_offset, bytes))
 }
 
 /// First offset behind a batch.

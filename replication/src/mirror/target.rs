@@ -10,10 +10,10 @@ use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::FuturesOrdered;
 use meridian_raft::GroupId;
 use meridian_raft::batch::BatchHeader;
-use meridian_raft::partition::{AppendError, Partition, ReadError};
+use meridian_raft::partition::{AppendError, DeleteRecordsError, Partition, ReadError};
 use tokio::time::Instant;
 
-use crate::link::frame::{EndReason, LastBatch, Open};
+use crate::link::frame::{Data, EndReason, LastBatch, Open};
 use crate::link::session::{MirrorEvent, OpenMirror, Session, SessionError};
 use crate::link::{Inner, lock};
 use crate::mirror::source::end_of;
@@ -168,6 +168,43 @@ impl Follower<'_> {
         Ok(Some(LastBatch { epoch: header.leader_epoch, crc: header.crc }))
     }
 
+    /// Where the home let go of records that never came here, the copy goes on behind them: it has the gap that its home has. Returns where.
+    fn gap(&self, data: &Data) -> Option<i64> {
+        let first = data.batches.first().and_then(|batch| BatchHeader::decode(&batch.bytes)).map(|header| header.base_offset);
+        let (end, to) = (self.partition.submitted_end(), first.unwrap_or(data.start_offset));
+        // Only where the home's log begins may something be missing before it.
+        if to <= end || to > data.start_offset {
+            return None;
+        }
+        // A copy that is new has missed nothing.
+        if end > 0 {
+            let (topic, partition, home) = (self.group.topic, self.group.partition, self.home);
+            tracing::warn!(%topic, partition, home, end, to, "the home let go of records before they were mirrored; the mirror goes on behind them");
+            lock(&self.inner.mirrors).entry(self.group).and_modify(|mirror| mirror.skipped_records += to - end);
+        }
+        Some(to)
+    }
+
+    /// Submits what came, in the order of the calls.
+    fn take(&self, data: Data, begun: &mut i64) -> BoxFuture<'static, Result<(), AppendError>> {
+        let gap = self.gap(&data);
+        let skips = gap.map(|to| self.partition.follow_start(to));
+        let append = self.partition.append_mirrored(data.batches);
+        let begins = (data.start_offset > (*begun).max(gap.unwrap_or(0))).then(|| self.partition.follow_start(data.start_offset));
+        *begun = (*begun).max(data.start_offset);
+        async move {
+            if let Some(skips) = skips {
+                skips.await.map_err(of_start)?;
+            }
+            append.await?;
+            if let Some(begins) = begins {
+                begins.await.map_err(of_start)?;
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
     async fn receive(
         &self,
         session: &Arc<Session>,
@@ -177,6 +214,7 @@ impl Follower<'_> {
         let mut claims = self.inner.claims.subscribe();
         let mut leadership = self.partition.watch_leadership();
         let mut reported = self.partition.high_watermark();
+        let mut begun = self.partition.log_start_offset();
         loop {
             tokio::select! {
                 event = mirror.events.recv() => match event.ok_or(Interruption::Link)? {
@@ -185,8 +223,8 @@ impl Follower<'_> {
                     MirrorEvent::Data(data, permit) => {
                         self.inner.note(self.group, (data.high_watermark, data.closed_us));
                         // Submission happens in the call, so batches keep their order with several frames in flight.
-                        let append = self.partition.append_mirrored(data.batches);
-                        appends.push_back(append.map(move |result| { drop(permit); result.map(|_| ()) }).boxed());
+                        let taken = self.take(data, &mut begun);
+                        appends.push_back(taken.map(move |result| { drop(permit); result }).boxed());
                     }
                 },
                 Some(appended) = appends.next(), if !appends.is_empty() => {
@@ -210,6 +248,14 @@ impl Follower<'_> {
                 }
             }
         }
+    }
+}
+
+fn of_start(error: DeleteRecordsError) -> AppendError {
+    match error {
+        DeleteRecordsError::NotLeader { leader } => AppendError::NotLeader { leader },
+        DeleteRecordsError::Timeout => AppendError::Timeout,
+        other => AppendError::Storage(other.to_string()),
     }
 }
 

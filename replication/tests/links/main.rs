@@ -8,7 +8,7 @@ use std::time::Duration;
 use harness::{Authority, Mesh, until};
 use meridian_raft::batch::BatchHeader;
 use meridian_raft::partition::StoredBatch;
-use meridian_replication::link::MirrorStatus;
+use meridian_replication::link::{Links, MirrorStatus};
 use stranger::{Stranger, reason};
 use tokio::time::Instant;
 
@@ -71,6 +71,64 @@ async fn a_link_cut_for_longer_than_its_patience_is_dialled_anew_and_resumes() {
     mesh.path.cut(false);
     both_hold_the_same(&mesh, 40).await;
     mesh.stop().await;
+}
+
+/// Both logs begin at `start`, end at `end`, and hold the same in between.
+async fn both_begin_at(mesh: &Mesh, start: i64, end: i64) {
+    let begun = Instant::now();
+    loop {
+        let (home, mirror) = (mesh.home.leading().await, mesh.mirror.leading().await);
+        let held = (mirror.log_start_offset(), mirror.high_watermark());
+        if held == (start, end) {
+            let (home, mirror) = (home.read(start, usize::MAX).await, mirror.read(start, usize::MAX).await);
+            assert!(home.is_ok() && home == mirror, "{home:?} {mirror:?}");
+            return;
+        }
+        assert!(begun.elapsed() < harness::PATIENCE, "the mirror holds {held:?}, not {:?}: {:?}", (start, end), mesh.mirror.status().await);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_begins_where_its_homes_log_begins_and_follows_it() {
+    let mut mesh = Mesh::unlinked(1).await;
+    mesh.home.append(0..20).await;
+    // Within a batch: the batch is stored whole, and read from its middle.
+    assert_eq!(mesh.home.leading().await.delete_records(Some(15)).await, Ok(15));
+    mesh.start_links("us", 1).await;
+    mesh.start_links("eu", 1).await;
+    both_begin_at(&mesh, 15, 40).await;
+    assert_eq!(mesh.mirror.status().await.skipped_records, 0, "a new copy has missed nothing");
+    assert_eq!(mesh.home.leading().await.delete_records(Some(30)).await, Ok(30));
+    both_begin_at(&mesh, 30, 40).await;
+    assert_eq!(mesh.home.leading().await.delete_records(None).await, Ok(40));
+    both_begin_at(&mesh, 40, 40).await;
+    mesh.home.append(20..25).await;
+    both_begin_at(&mesh, 40, 50).await;
+    mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_that_lags_behind_its_homes_start_goes_on_there_and_says_what_it_missed() {
+    for all in [false, true] {
+        let mesh = Mesh::start(1).await;
+        mesh.home.append(0..10).await;
+        both_hold_the_same(&mesh, 20).await;
+        mesh.path.cut(true);
+        // What was under way would still come over the same connection.
+        let links = mesh.home.members[&1].links.clone().expect("links");
+        let back = mesh.mirror.members[&1].links.clone().expect("links");
+        let given_up = |links: &Links| links.peers().iter().all(|peer| !peer.connected && peer.error.is_some());
+        until("the link to be given up", || given_up(&links) && given_up(&back)).await;
+        mesh.home.append(10..20).await;
+        let start = mesh.home.leading().await.delete_records((!all).then_some(30)).await.expect("deleted");
+        mesh.path.cut(false);
+        both_begin_at(&mesh, start, 40).await;
+        mesh.home.append(20..25).await;
+        both_begin_at(&mesh, start, 50).await;
+        assert_eq!(mesh.mirror.status().await.skipped_records, start - 20);
+        mesh.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

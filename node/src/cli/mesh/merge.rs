@@ -50,6 +50,8 @@ pub(in crate::cli) struct Mirror {
     pub connected: bool,
     /// Why the copy does not proceed, where its node knows.
     pub error: Option<String>,
+    /// Records that the home let go of before they came here, as far as its node remembers.
+    pub skipped_records: i64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -144,6 +146,7 @@ fn mirror(topic: Uuid, partition: i32, region: &str, home_end: Option<i64>, said
         staleness_ms: led.staleness_ms,
         connected: led.connected,
         error: led.error.clone(),
+        skipped_records: led.skipped_records,
     }
 }
 
@@ -233,6 +236,7 @@ mod tests {
             staleness_ms: Some(12),
             connected,
             error: None,
+            skipped_records: 0,
         };
         NodeStatus { mirrors: vec![mirror], ..status(region, node_id, end_offset) }
     }
@@ -253,7 +257,8 @@ mod tests {
         let merged = merge(&accounts);
         let partition = &merged.topics[0].partitions[0];
         assert_eq!((partition.leader, partition.end_offset), (Some(1), Some(100)));
-        let eu = Mirror { end_offset: Some(98), lag_records: Some(2), staleness_ms: Some(12), connected: true, error: None };
+        let eu =
+            Mirror { end_offset: Some(98), lag_records: Some(2), staleness_ms: Some(12), connected: true, error: None, skipped_records: 0 };
         assert_eq!(partition.mirrors["eu"], eu);
         assert_eq!(merged.unreachable.len(), 1);
         assert_eq!((merged.regions["us"].nodes.len(), merged.regions["us"].controller), (2, Some(2)));

@@ -75,6 +75,7 @@ fn link(mirror: &Mirror) -> String {
     match (mirror.end_offset, mirror.connected, &mirror.error) {
         (None, _, _) => UNKNOWN.into(),
         (_, _, Some(error)) => error.clone(),
+        (_, true, None) if mirror.skipped_records > 0 => format!("connected, missed {} records", mirror.skipped_records),
         (_, true, None) => "connected".into(),
         (_, false, None) => "cut".into(),
     }

@@ -13,6 +13,7 @@ pub mod create_partitions;
 pub mod create_topics;
 pub mod delete_acls;
 pub mod delete_groups;
+pub mod delete_records;
 pub mod delete_topics;
 pub mod describe_acls;
 pub mod describe_cluster;
@@ -141,6 +142,7 @@ apis! {
         metadata: MetadataRequest = 3, 0..=13, 9;
         create_topics: CreateTopicsRequest = 19, 2..=7, 5;
         delete_topics: DeleteTopicsRequest = 20, 1..=6, 4;
+        delete_records: DeleteRecordsRequest = 21, 0..=2, 2;
         init_producer_id: InitProducerIdRequest = 22, 0..=5, 2;
         offset_for_leader_epoch: OffsetForLeaderEpochRequest = 23, 2..=4, 4;
         describe_acls: DescribeAclsRequest = 29, 1..=3, 2;
