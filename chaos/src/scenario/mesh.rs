@@ -18,8 +18,8 @@ use super::{ScenarioError, io};
 const READY_DEADLINE: Duration = Duration::from_secs(60);
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 const COMMAND_DEADLINE: Duration = Duration::from_secs(30);
-/// Longest answer of a node's health page.
-const HEALTH_BYTES_MAX: u64 = 64 * 1024;
+/// Longest page of a node's health and metrics.
+const PAGE_BYTES_MAX: u64 = 4 << 20;
 
 /// What `meridian dev --format json` prints.
 #[derive(Debug, serde::Deserialize)]
@@ -166,7 +166,13 @@ impl Mesh {
 
     /// What the node's readiness page says.
     pub async fn readiness(&self, region: &str, id: i64) -> Result<String, ScenarioError> {
-        Ok(page(&self.node(region, id)?.admin).await)
+        Ok(page(&self.node(region, id)?.admin, "/readyz").await)
+    }
+
+    /// A figure of the node's metrics page that has no labels.
+    pub async fn metric(&self, region: &str, id: i64, name: &str) -> Result<Option<f64>, ScenarioError> {
+        let told = page(&self.node(region, id)?.admin, "/metrics").await;
+        Ok(told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok()))
     }
 
     /// Sends a node's process a signal; returns the process.
@@ -236,16 +242,16 @@ impl Mesh {
 
 /// Does the node's own readiness page say so?
 async fn is_ready(admin: &str) -> bool {
-    page(admin).await.starts_with("HTTP/1.1 200")
+    page(admin, "/readyz").await.starts_with("HTTP/1.1 200")
 }
 
-/// The readiness page; empty where the node does not answer.
-async fn page(admin: &str) -> String {
+/// A page of a node's admin server; empty where the node does not answer.
+async fn page(admin: &str, path: &str) -> String {
     let ask = async {
         let mut stream = TcpStream::connect(admin).await?;
-        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes()).await?;
         let mut page = Vec::new();
-        stream.take(HEALTH_BYTES_MAX).read_to_end(&mut page).await?;
+        stream.take(PAGE_BYTES_MAX).read_to_end(&mut page).await?;
         Ok::<_, std::io::Error>(String::from_utf8_lossy(&page).into_owned())
     };
     timeout(Duration::from_secs(2), ask).await.ok().and_then(Result::ok).unwrap_or_default()

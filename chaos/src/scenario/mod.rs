@@ -4,6 +4,7 @@
 //! A run that applied no fault, or in which too little was acknowledged, fails: green must mean something.
 
 mod access;
+mod bit_flip;
 mod client;
 mod disk_faults;
 mod foreign_clients;
@@ -43,6 +44,8 @@ pub enum Scenario {
     PowerCut,
     /// Every write and sync of a leader fails: it must end, and acknowledge nothing false
     DiskError,
+    /// Flip bits in the logs of one node after another while it is down: its peers must repair it
+    BitFlip,
     /// Disks are full for a while, of one node and of all: new data is refused, and everything goes on by itself
     DiskFull,
     /// Cut the links of one mirror under load, heal them, and watch the mirror catch up
@@ -155,9 +158,13 @@ pub async fn run(plan: Plan) -> Result<Report, ScenarioError> {
         Scenario::Access => access::run(plan, client).await,
         Scenario::HostileInput => hostile_input::run(plan, client).await,
         Scenario::Staleness => staleness::run(plan, client).await,
-        Scenario::LeaderKills | Scenario::LinkCut | Scenario::Pause | Scenario::PowerCut | Scenario::DiskError | Scenario::DiskFull => {
-            run_under_load(plan, client).await
-        }
+        Scenario::LeaderKills
+        | Scenario::LinkCut
+        | Scenario::Pause
+        | Scenario::PowerCut
+        | Scenario::DiskError
+        | Scenario::DiskFull
+        | Scenario::BitFlip => run_under_load(plan, client).await,
     }
 }
 
@@ -174,6 +181,7 @@ async fn run_under_load(plan: Plan, client: Client) -> Result<Report, ScenarioEr
         Scenario::LinkCut => link_cut::play(&mut stage).await?,
         Scenario::Pause => pause::play(&mut stage).await?,
         Scenario::PowerCut => power_cut::play(&mut stage).await?,
+        Scenario::BitFlip => bit_flip::play(&mut stage).await?,
         Scenario::DiskError => disk_faults::error(&mut stage).await?,
         Scenario::DiskFull => disk_faults::full(&mut stage).await?,
         _ => leader_kills::play(&mut stage).await?,
