@@ -94,7 +94,7 @@ fn main() -> ExitCode {
         Command::Check { history, acked_min, examples, format } => check(&history, acked_min, examples, format),
         Command::Sim { seed, seeds, world, no_fsync, snapshot_too_new } => {
             let seeds = seed.map_or(seeds, |seed| seed..seed.saturating_add(1));
-            sim(world, seeds, Mutations { no_fsync, snapshot_too_new })
+            sim(world, seeds, Mutations { no_fsync, snapshot_too_new, ..Mutations::default() })
         }
         Command::Run { scenario, seconds, rate, meridian, flights, dir } => {
             let beside = || std::env::current_exe().map(|exe| exe.with_file_name("meridian")).unwrap_or_default();

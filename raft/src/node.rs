@@ -1,4 +1,15 @@
 //! All Raft groups of one process: the controller and every partition that has a replica here, over one peer connection per neighbour.
+//!
+//! [`pulse`] tells the neighbours that this node lives, [`takeover`] has others lead what a dead one led, [`quiesce`] lets groups at rest sleep,
+//! [`telling`] says which groups this node leads.
+
+mod disk;
+pub(crate) mod lives;
+mod pulse;
+mod quiesce;
+mod repairs;
+mod takeover;
+mod telling;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -11,19 +22,20 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use crate::control::{Control, Machine};
 use crate::env::Env;
 use crate::group::machine::Host;
+use crate::group::rest::Awake;
 use crate::group::storage::meta_keys;
-use crate::group::{Group, Plan, Surroundings};
+use crate::group::{Group, LeadershipWatch, Plan, Surroundings};
 use crate::log::LogError;
 use crate::partition::producers::Producers;
 use crate::partition::{Leadership, Partition, PartitionSpec};
 use crate::peer::client::Peers;
-use crate::peer::frame::{self, Kind, Request};
+use crate::peer::frame::{Kind, Request};
+use crate::peer::liveness::Liveness;
 use crate::peer::server;
 use crate::repair::{self, Repair};
 use crate::space::Space;
@@ -31,20 +43,11 @@ use crate::writer::{Writer, WriterStats};
 use crate::{GroupId, NodeId};
 use lives::Lives;
 use repairs::VOTES_LOST;
-
-mod disk;
-pub(crate) mod lives;
-mod repairs;
+use telling::Telling;
 
 const CONTROLLER_SEGMENT_BYTES: u64 = 16 << 20;
-/// How often a node repeats which groups it leads.
-const TELL_EVERY: Duration = Duration::from_millis(500);
-/// Changes within this time are told together.
-const TELL_GATHER: Duration = Duration::from_millis(5);
 /// Groups that may be opened or deleted at once.
 const CHANGING: usize = 32;
-/// Groups remembered of one peer's telling.
-const LED_GROUPS_MAX: usize = 1 << 20;
 /// How often logs are looked at for segments that are too old or too many.
 const RETENTION_EVERY: Duration = Duration::from_secs(10);
 /// How long the controller waits, before it is opened, for peers to say that this node knows what it has promised.
@@ -73,6 +76,17 @@ pub struct NodeConfig {
     pub timing: Timing,
     /// False only in the simulator's mutation test.
     pub fsync: bool,
+    /// None but in the simulator's mutation tests.
+    pub flaws: Flaws,
+}
+
+/// Promises between replicas that are broken on purpose, so that the simulator shows that it would see it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Flaws {
+    /// A sleeping follower votes whenever it is asked.
+    pub sleepers_vote: bool,
+    /// A sleeping leader counts what any process of a follower's node acknowledges, whatever became of its promise.
+    pub any_bond_counts: bool,
 }
 
 /// Raft's clocks, milliseconds.
@@ -112,6 +126,9 @@ pub struct NodeStats {
     pub disk_full: bool,
     /// How often that began.
     pub disk_fills: u64,
+    /// How often a replica fell asleep, and how often one woke.
+    pub quiesced: u64,
+    pub woken: u64,
 }
 
 /// One process's part in its region. Cheap to clone.
@@ -142,8 +159,10 @@ struct Inner {
     runtime: Handle,
     /// One open or delete at a time of the same group, so that it never runs twice over the same files.
     changing: [tokio::sync::Mutex<()>; CHANGING],
-    /// A group is led, or led no more: peers are to hear.
-    tell: Arc<Notify>,
+    liveness: Liveness,
+    awake: Awake,
+    /// Groups that are led, or led no more: peers are to hear.
+    telling: Arc<Telling>,
     partitions: RwLock<BTreeMap<GroupId, Partition>>,
     control: RwLock<Option<Control>>,
     /// Who led what when it was last heard: group → node and epoch.
@@ -151,7 +170,7 @@ struct Inner {
     repairs: Mutex<BTreeMap<GroupId, Repair>>,
     lives: Lives,
     repair_counters: Arc<repair::Counters>,
-    elections: AtomicU64,
+    elections: Arc<AtomicU64>,
     tasks: Mutex<Vec<AbortHandle>>,
     address: SocketAddr,
 }
@@ -185,8 +204,10 @@ impl Node {
         let lives = Lives::begin(&writer, lost).await?;
         let listener = env.net.listen(config.peer_listen).await?;
         let address = listener.local_addr()?;
-        let others = config.peers.iter().filter(|(node, _)| **node != config.node_id).map(|(node, at)| (*node, at.clone())).collect();
-        let peers = Peers::start(&env, config.tls.as_ref(), &others);
+        let others: BTreeMap<NodeId, String> =
+            config.peers.iter().filter(|(node, _)| **node != config.node_id).map(|(node, at)| (*node, at.clone())).collect();
+        let liveness = Liveness::new(env.random.next_u64(), config.timing);
+        let peers = Peers::start(&env, config.tls.as_ref(), &others, &liveness);
         let tls = config.tls.clone();
         let inner = Inner {
             env,
@@ -197,26 +218,34 @@ impl Node {
             full_peers: Mutex::default(),
             runtime: Handle::current(),
             changing: Default::default(),
-            tell: Arc::default(),
+            liveness,
+            awake: Awake::default(),
+            telling: Arc::default(),
             partitions: RwLock::default(),
             control: RwLock::default(),
             heard: Mutex::default(),
             repairs: Mutex::default(),
             lives,
             repair_counters: Arc::default(),
-            elections: AtomicU64::new(0),
+            elections: Arc::default(),
             tasks: Mutex::default(),
             address,
         };
         let node = Node { inner: Arc::new(inner) };
         let weak = NodeWeak(Arc::downgrade(&node.inner));
-        let tasks = vec![
+        let mut tasks = vec![
             tokio::spawn(server::serve(weak.clone(), listener, tls)).abort_handle(),
             tokio::spawn(lives::live(weak.clone())).abort_handle(),
-            tokio::spawn(tell_leaders(weak.clone(), node.inner.tell.clone())).abort_handle(),
+            tokio::spawn(telling::tell(weak.clone(), node.inner.telling.clone(), node.inner.peers.clone())).abort_handle(),
+            tokio::spawn(takeover::watch(weak.clone(), node.inner.liveness.clone())).abort_handle(),
+            tokio::spawn(quiesce::rouse_stirred(weak.clone(), node.inner.awake.clone())).abort_handle(),
+            tokio::spawn(quiesce::put_to_sleep(weak.clone(), node.inner.liveness.clone())).abort_handle(),
             tokio::spawn(disk::tend(weak.clone())).abort_handle(),
             tokio::spawn(enforce_retention(weak)).abort_handle(),
         ];
+        let pulses =
+            pulse::send(node.inner.peers.clone(), node.inner.liveness.clone(), node.inner.space.clone(), node.inner.config.node_id);
+        tasks.push(tokio::spawn(pulses).abort_handle());
         lock(&node.inner.tasks).extend(tasks);
         Ok(node)
     }
@@ -239,29 +268,25 @@ impl Node {
     async fn start_group(&self, plan: Plan) -> Result<Group, NodeError> {
         let (node, id) = (self.clone(), plan.id);
         let start = async move {
-            let Inner { env, writer, peers, config, .. } = &*node.inner;
-            let takes_part = node.inner.lives.watch();
-            let around = Surroundings { env, writer, peers, takes_part, node_id: config.node_id, timing: config.timing };
+            let Inner { env, writer, peers, config, liveness, awake, .. } = &*node.inner;
+            let (watch, takes_part) = (node.leadership_watch(), node.inner.lives.watch());
+            let NodeConfig { node_id, timing, flaws, .. } = *config;
+            let around = Surroundings { env, writer, peers, liveness, awake, takes_part, node_id, timing, flaws, watch };
             Group::start(around, plan).await
         };
         let group = self.inner.runtime.spawn(start).await.map_err(|error| NodeError::Raft(error.to_string()))??;
         self.inner.runtime.spawn(repairs::withdraw_when_damaged(NodeWeak(Arc::downgrade(&self.inner)), group.log().watch_damage(), id));
-        let (weak, mut leadership) = (NodeWeak(Arc::downgrade(&self.inner)), group.leadership());
-        self.inner.runtime.spawn(async move {
-            let mut led = false;
-            while leadership.changed().await.is_ok() {
-                let leads = leadership.borrow_and_update().is_leader;
-                let Some(node) = weak.upgrade() else { return };
-                if leads && !led {
-                    node.inner.elections.fetch_add(1, Ordering::Relaxed);
-                }
-                if leads != led {
-                    node.inner.tell.notify_one();
-                }
-                led = leads;
-            }
-        });
         Ok(group)
+    }
+
+    fn leadership_watch(&self) -> LeadershipWatch {
+        let (telling, elections) = (self.inner.telling.clone(), self.inner.elections.clone());
+        Arc::new(move |group, leadership: Leadership| {
+            let change = telling.changed(group, leadership);
+            if change == Some(true) {
+                elections.fetch_add(1, Ordering::Relaxed);
+            }
+        })
     }
 
     /// Opens (and on first start forms) the controller group of all `config.peers`; replays committed commands into `machine`.
@@ -394,29 +419,8 @@ impl Node {
         }
     }
 
-    /// A peer told which groups it leads now, and so which it leads no more.
-    pub(crate) fn heard_leaders(&self, peer: NodeId, refuses_data: bool, led: Vec<(GroupId, i32)>) {
-        self.inner.peers.spoke(peer);
-        self.heard_of_space(peer, refuses_data);
-        let mut heard = lock(&self.inner.heard);
-        heard.retain(|_, (node, _)| *node != peer);
-        for (group, epoch) in led.into_iter().take(LED_GROUPS_MAX) {
-            let held = heard.entry(group).or_insert((peer, epoch));
-            if held.1 <= epoch {
-                *held = (peer, epoch);
-            }
-        }
-    }
-
-    fn tell_what_is_led(&self) {
-        let mut led = Vec::new();
-        for partition in self.partitions() {
-            let leadership = partition.leadership();
-            if leadership.is_leader {
-                led.push((partition.id(), leadership.epoch));
-            }
-        }
-        self.inner.peers.tell_all(Kind::Leaders, &frame::encode_leaders(self.inner.config.node_id, self.inner.space.is_full(), &led));
+    pub(crate) fn liveness(&self) -> &Liveness {
+        &self.inner.liveness
     }
 
     pub(crate) async fn propose_for_peer(&self, command: Vec<u8>) -> Result<Vec<u8>, String> {
@@ -426,7 +430,7 @@ impl Node {
 
     /// Peers that were heard of within two election timeouts, and this node.
     pub fn live_nodes(&self) -> Vec<NodeId> {
-        let mut live = self.inner.peers.heard_within(Duration::from_millis(self.inner.config.timing.election_max_ms * 2));
+        let mut live = self.inner.liveness.heard_within(Duration::from_millis(self.inner.config.timing.election_max_ms * 2));
         live.push(self.inner.config.node_id);
         live.sort_unstable();
         live
@@ -469,6 +473,7 @@ impl Node {
 
     pub fn stats(&self) -> NodeStats {
         let WriterStats { syncs, sync_us_sum, sync_us_max, bytes_written } = self.inner.writer.stats();
+        let (quiesced, woken) = self.inner.awake.counts();
         NodeStats {
             syncs,
             sync_us_sum,
@@ -478,6 +483,8 @@ impl Node {
             disk_free_bytes: self.inner.space.free_bytes(),
             disk_full: self.inner.space.is_full(),
             disk_fills: self.inner.space.fills(),
+            quiesced,
+            woken,
         }
     }
 
@@ -519,15 +526,5 @@ async fn enforce_retention(node: NodeWeak) {
             partition.enforce_retention(now_ms).await;
             partition.purge_leftovers().await;
         }
-    }
-}
-
-/// Tells what this node leads when that changes, many changes at once, and repeats it for peers that connected since or missed it.
-async fn tell_leaders(node: NodeWeak, changed: Arc<Notify>) {
-    loop {
-        let _ = tokio::time::timeout(TELL_EVERY, changed.notified()).await;
-        tokio::time::sleep(TELL_GATHER).await;
-        let Some(node) = node.upgrade() else { return };
-        node.tell_what_is_led();
     }
 }

@@ -12,6 +12,10 @@ pub struct Mutations {
     pub no_fsync: bool,
     /// What stands for purged records claims to stand for all that has been applied: whoever is sent it has a hole.
     pub snapshot_too_new: bool,
+    /// A sleeping follower votes whenever it is asked.
+    pub sleepers_vote: bool,
+    /// A sleeping leader counts what any process of a follower's node acknowledges, whatever became of its promise.
+    pub any_bond_counts: bool,
 }
 
 /// A broken promise, with the seed that shows it again.

@@ -126,6 +126,7 @@ impl Group {
     }
 
     async fn change(&self, change: ChangeMembers<NodeId, EmptyNode>) -> Result<(), ReconfigureError> {
+        self.confirm_if_slept().await;
         match self.raft().change_membership(change, false).await {
             Ok(_) => Ok(()),
             Err(error) if error.forward_to_leader().is_some() => Err(ReconfigureError::NotLeader),

@@ -1,17 +1,21 @@
 //! One Raft group on one node: openraft over our [`Log`], with what the rest of the crate watches and asks of it.
 //!
 //! [`storage`] gives openraft the log, [`machine`] receives what is committed, [`network`] carries its calls to the peers,
-//! [`membership`] changes who they are.
+//! [`membership`] changes who they are. A group at rest sleeps ([`quiesce`]) and is bound by what it promised ([`rest`]); [`incoming`] bounds
+//! what waits for it.
 
+pub(crate) mod incoming;
 pub(crate) mod machine;
 pub(crate) mod membership;
 pub(crate) mod network;
+pub(crate) mod quiesce;
+pub(crate) mod rest;
 pub(crate) mod snapshot;
 pub(crate) mod storage;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,13 +33,16 @@ use tokio::time::Instant;
 use crate::batch::BatchHeader;
 use crate::env::Env;
 use crate::log::{FrameKind, Log, LogError, LogSettings};
-use crate::node::{NodeError, Timing};
+use crate::node::{Flaws, NodeError, Timing};
 use crate::partition::Leadership;
 use crate::peer::client::Peers;
+use crate::peer::liveness::Liveness;
 use crate::writer::Writer;
 use crate::{GroupId, NodeId};
+use incoming::Incoming;
 use machine::{Applied, GroupMachine, Host, Watched};
 use network::NetworkFactory;
+use rest::{Awake, Rest};
 use snapshot::Snapshots;
 use storage::GroupStorage;
 
@@ -150,6 +157,8 @@ struct Inner {
     leadership: watch::Receiver<Leadership>,
     leadership_told: Arc<watch::Sender<Leadership>>,
     submissions: mpsc::UnboundedSender<Submission>,
+    rest: Arc<Rest>,
+    incoming: Incoming,
     lease: Duration,
     /// When leadership was last offered to another node.
     offered: Mutex<Option<Instant>>,
@@ -164,9 +173,13 @@ impl fmt::Debug for Group {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        self.rest.forget();
         self.tasks.iter().for_each(tokio::task::AbortHandle::abort);
     }
 }
+
+/// Told of every change of a group's leadership.
+pub(crate) type LeadershipWatch = Arc<dyn Fn(GroupId, Leadership) + Send + Sync>;
 
 /// Everything a group needs of its node.
 pub(crate) struct Surroundings<'a> {
@@ -175,8 +188,12 @@ pub(crate) struct Surroundings<'a> {
     pub peers: &'a Peers,
     /// False until it is certain that this node knows what it has promised.
     pub takes_part: watch::Receiver<bool>,
+    pub liveness: &'a Liveness,
+    pub awake: &'a Awake,
     pub node_id: NodeId,
     pub timing: Timing,
+    pub flaws: Flaws,
+    pub watch: LeadershipWatch,
 }
 
 /// What a group is, before it runs.
@@ -197,7 +214,8 @@ fn config(timing: Timing, id: GroupId) -> Result<openraft::Config, NodeError> {
         heartbeat_interval: timing.heartbeat_ms,
         election_timeout_min: timing.election_min_ms,
         election_timeout_max: timing.election_max_ms,
-        quorum_loss_probe_interval: Some(timing.election_max_ms * 2 + timing.heartbeat_ms),
+        // openraft's own would also silence a leader that has slept; `node::quiesce` does it for leaders that are awake.
+        quorum_loss_probe_interval: None,
         max_payload_entries: APPEND_ENTRIES_MAX,
         // The log is the data: a snapshot stands for what retention let go of, and is made when it does.
         max_in_snapshot_log_to_keep: 0,
@@ -216,12 +234,13 @@ impl Group {
     /// Recovers the log, starts openraft on it, and forms the group where that has never happened.
     pub async fn start(around: Surroundings<'_>, plan: Plan) -> Result<Group, NodeError> {
         let Plan { id, directory, voters, segment_bytes, host, mirror } = plan;
+        let rest = Arc::new(Rest::new(id, around.node_id, around.liveness.clone(), around.awake.clone(), around.flaws));
         let snapshots = Snapshots::new(id, around.writer.clone());
         let purged = snapshots.purged()?;
         let log = Log::open_behind(around.env, around.writer, &directory, LogSettings { group: id, segment_bytes }, purged)?;
         storage::require_whole(&log, around.writer, id)?;
         let watched_log = log.clone();
-        let storage = GroupStorage::new(id, log.clone(), around.writer.clone(), snapshots.clone());
+        let storage = GroupStorage::new(id, log.clone(), around.writer.clone(), snapshots.clone(), rest.clone());
         let (machine, watched) = GroupMachine::new(host, log.clone(), snapshots.clone());
         let learners = Arc::new(Learners::default());
         let (takes_part, members) = (around.takes_part.clone(), learners.clone());
@@ -237,35 +256,38 @@ impl Group {
         let (submissions, queue) = mpsc::unbounded_channel();
         let (leadership_told, leadership) = watch::channel(Leadership::default());
         let leadership_told = Arc::new(leadership_told);
-        let observer = Observer { raft: raft.clone(), node_id: around.node_id, applied: watched.applied.clone(), learners, mirror };
+        let applied = watched.applied.clone();
+        let observer = Observer { id, raft: raft.clone(), node_id: around.node_id, applied, learners, mirror, watch: around.watch };
         let patience = if voters.first() == Some(&around.node_id) { Duration::ZERO } else { FORMING_PATIENCE };
-        let mut tasks = vec![
-            tokio::spawn(propose(raft.clone(), queue)).abort_handle(),
-            tokio::spawn(observer.run(leadership_told.clone(), watched.purgeable.clone())).abort_handle(),
-        ];
+        let mut tasks = vec![tokio::spawn(observer.run(leadership_told.clone(), watched.purgeable.clone())).abort_handle()];
         if !voters.is_empty() {
             let form = form(raft.clone(), voters.into_iter().collect(), patience, around.takes_part);
             tasks.push(tokio::spawn(Runtime::scope(seed ^ 1, form)).abort_handle());
         }
-        let lease = Duration::from_millis(around.timing.election_max_ms);
+        let lease = around.liveness.spans().lease;
         let Watched { applied, high_watermark, start_offset, .. } = watched;
-        let inner = Inner {
-            id,
-            node_id: around.node_id,
-            raft,
-            log,
-            snapshots,
-            applied,
-            high_watermark,
-            start_offset,
-            leadership,
-            leadership_told,
-            submissions,
-            lease,
-            offered: Mutex::new(None),
-            tasks,
+        let make = |weak: &Weak<Inner>| {
+            tasks.push(tokio::spawn(propose(weak.clone(), queue)).abort_handle());
+            Inner {
+                id,
+                node_id: around.node_id,
+                raft,
+                log,
+                snapshots,
+                applied,
+                high_watermark,
+                start_offset,
+                leadership,
+                leadership_told,
+                submissions,
+                rest,
+                incoming: Incoming::default(),
+                lease,
+                offered: Mutex::new(None),
+                tasks,
+            }
         };
-        Ok(Group { inner: Arc::new(inner) })
+        Ok(Group { inner: Arc::new_cyclic(make) })
     }
 
     pub fn raft(&self) -> &Raft {
@@ -311,25 +333,41 @@ impl Group {
         outcome
     }
 
-    /// This node leads and a majority has confirmed so within the lease.
+    pub fn incoming(&self) -> &Incoming {
+        &self.inner.incoming
+    }
+    pub fn id(&self) -> GroupId {
+        self.inner.id
+    }
+
+    /// This node leads and a majority has confirmed so within the lease, in answer to appends or, while the group sleeps, to pulses.
     pub fn holds_lease(&self) -> bool {
         if !self.inner.leadership.borrow().is_leader {
             return false;
         }
         // Whoever was offered the leadership may have been elected within the lease, by voters that were told not to wait for its end.
         let offered = *self.inner.offered.lock().unwrap_or_else(PoisonError::into_inner);
-        if offered.is_some_and(|at| at.elapsed() < OFFER_DOUBT) {
+        let term = self.vote().leader_id().term;
+        if offered.is_some_and(|at| at.elapsed() < OFFER_DOUBT)
+            || self.inner.rest.has_voted_after(term)
+            || self.inner.rest.was_released(term)
+        {
             return false;
         }
-        let acknowledged = self.inner.raft.as_leader().ok().and_then(|leader| leader.last_quorum_acked());
-        let lately = acknowledged.is_some_and(|at| at.elapsed() < self.inner.lease);
         let server = self.inner.raft.server_metrics();
         let server = server.borrow_watched();
         let membership = server.membership_config.membership();
         // A leader that is voted out leads on for a moment, and its successor does not wait for its lease either.
         let stays = membership.voter_ids().any(|voter| voter == self.inner.node_id);
         // openraft counts no acknowledgements where there is nobody to ask.
-        stays && (lately || membership.voter_ids().eq([self.inner.node_id]))
+        let alone = membership.voter_ids().eq([self.inner.node_id]);
+        stays && (alone || self.confirmed(term).is_some_and(|at| at.elapsed() < self.inner.lease))
+    }
+
+    /// The latest moment at which a majority followed this leader.
+    fn confirmed(&self, term: u64) -> Option<Instant> {
+        let appends = self.inner.raft.as_leader().ok().and_then(|leader| leader.last_quorum_acked());
+        appends.and_then(|at| Instant::now().checked_sub(at.elapsed())).max(self.inner.rest.pulses_confirmed(term))
     }
 
     /// Why the group cannot go on, if it cannot: a failed disk, or a bug. Damage is no failure: it is repaired.
@@ -381,6 +419,7 @@ impl Group {
         if !leadership.borrow().is_leader {
             return true;
         }
+        self.wake().await;
         *self.inner.offered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         if self.inner.raft.trigger().transfer_leader(successor).await.is_err() {
             return false;
@@ -399,10 +438,12 @@ impl Group {
     }
 }
 
-/// Hands proposals over in order; openraft itself makes entries of all that wait.
-async fn propose(raft: Raft, mut queue: mpsc::UnboundedReceiver<Submission>) {
+/// Hands proposals over in order; openraft itself makes entries of all that wait. A group that sleeps is woken first.
+async fn propose(group: Weak<Inner>, mut queue: mpsc::UnboundedReceiver<Submission>) {
     while let Some((proposal, responder)) = queue.recv().await {
-        if raft.client_write_ff(proposal, Some(responder)).await.is_err() {
+        let Some(inner) = group.upgrade() else { return };
+        Group { inner: inner.clone() }.confirm_if_slept().await;
+        if inner.raft.client_write_ff(proposal, Some(responder)).await.is_err() {
             break;
         }
     }
@@ -462,11 +503,13 @@ impl Learners {
 
 /// Turns openraft's view into [`Leadership`].
 struct Observer {
+    id: GroupId,
     raft: Raft,
     node_id: NodeId,
     applied: watch::Receiver<Applied>,
     learners: Arc<Learners>,
     mirror: bool,
+    watch: LeadershipWatch,
 }
 
 impl Observer {
@@ -485,17 +528,21 @@ impl Observer {
                     is_leader: server.state == ServerState::Leader && server.current_leader == Some(self.node_id) && applied.term == term,
                 }
             };
-            leadership.send_if_modified(|held| std::mem::replace(held, now) != now);
+            if leadership.send_if_modified(|held| std::mem::replace(held, now) != now) {
+                (self.watch)(self.id, now);
+            }
             let mut applied = self.applied.clone();
             let seen = *applied.borrow();
             let applied_matters = applied.wait_for(|now| now.term != seen.term || (self.mirror && now.batch_epoch != seen.batch_epoch));
             tokio::select! {
                 biased;
-                changed = server.changed() => if changed.is_err() { return },
-                changed = applied_matters => if changed.is_err() { return },
+                changed = server.changed() => if changed.is_err() { break },
+                changed = applied_matters => if changed.is_err() { break },
                 // openraft purges behind every snapshot; a leader only what no live follower is being sent.
-                triggered = purge(&self.raft, &purgeable) => if triggered.is_err() { return },
+                triggered = purge(&self.raft, &purgeable) => if triggered.is_err() { break },
             }
         }
+        // The core has ended: whoever sleeps under its lead has to hear of it.
+        (self.watch)(self.id, Leadership { leader: None, is_leader: false, ..*leadership.borrow() });
     }
 }

@@ -10,6 +10,7 @@ use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::type_config::alias::{EntryOf, LogIdOf, VoteOf};
 use openraft::{EntryPayload, LogId};
 
+use super::rest::Rest;
 use super::snapshot::Snapshots;
 use super::{APPEND_BYTES_MAX, Proposal, Types};
 use crate::batch::BatchHeader;
@@ -29,6 +30,7 @@ pub(crate) struct GroupStorage {
     writer: Writer,
     snapshots: Snapshots,
     vote: Arc<Mutex<Option<VoteOf<Types>>>>,
+    rest: Arc<Rest>,
 }
 
 fn invalid(what: &'static str) -> io::Error {
@@ -88,8 +90,8 @@ pub(crate) fn require_whole(log: &Log, writer: &Writer, group: GroupId) -> Resul
 }
 
 impl GroupStorage {
-    pub fn new(group: GroupId, log: Log, writer: Writer, snapshots: Snapshots) -> GroupStorage {
-        GroupStorage { group, log, writer, snapshots, vote: Arc::default() }
+    pub fn new(group: GroupId, log: Log, writer: Writer, snapshots: Snapshots, rest: Arc<Rest>) -> GroupStorage {
+        GroupStorage { group, log, writer, snapshots, vote: Arc::default(), rest }
     }
 
     fn range(&self, range: &impl RangeBounds<u64>) -> std::ops::Range<u64> {
@@ -227,6 +229,8 @@ impl RaftLogStorage<Types> for GroupStorage {
     }
 
     async fn save_vote(&mut self, vote: &VoteOf<Types>) -> Result<(), io::Error> {
+        let before = self.read_vote().await?;
+        self.rest.before_vote(before.as_ref(), vote).await;
         self.writer.note_change();
         self.writer.save_meta(vote_key(self.group), Some(serde_json::to_vec(vote)?)).await?;
         *self.vote.lock().unwrap_or_else(PoisonError::into_inner) = Some(*vote);
@@ -262,7 +266,10 @@ impl RaftLogStorage<Types> for GroupStorage {
         I::IntoIter: Send,
     {
         let entries = entries.into_iter().map(stored).collect::<io::Result<Vec<_>>>()?;
-        self.log.append(entries, Box::new(move |result| callback.io_completed(result)))
+        let appended = self.log.append(entries, Box::new(move |result| callback.io_completed(result)));
+        // Behind the append: whoever puts the group to sleep looks at the log after that.
+        self.rest.stir();
+        appended
     }
 
     async fn truncate_after(&mut self, last: Option<LogIdOf<Types>>) -> Result<(), io::Error> {

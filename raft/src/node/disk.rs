@@ -40,7 +40,7 @@ impl Node {
         self.inner.peers.stop();
     }
 
-    pub(super) fn heard_of_space(&self, peer: NodeId, refuses_data: bool) {
+    pub(crate) fn heard_of_space(&self, peer: NodeId, refuses_data: bool) {
         let mut full = lock(&self.inner.full_peers);
         if refuses_data {
             full.insert(peer);
@@ -70,7 +70,6 @@ pub(super) async fn tend(node: NodeWeak) {
         node.inner.writer.save_lazy();
         node.inner.space.look();
         if node.inner.space.is_full() {
-            node.tell_what_is_led();
             node.make_way().await;
         }
     }

@@ -11,12 +11,13 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncWriteExt, BufWriter};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
 use super::frame::{self, Kind, Reader, Request};
 use super::identity;
+use super::liveness::Liveness;
 use super::throttle::Throttle;
 use crate::env::{Env, Stream};
 use crate::node::PeerTls;
@@ -24,9 +25,10 @@ use crate::{GroupId, NodeId};
 
 /// Pause between attempts to connect.
 const REDIAL: Duration = Duration::from_millis(100);
+const REDIAL_AT_ONCE: Duration = Duration::from_millis(5);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 /// A connection on which questions were sent and nothing came back for this long is dead, whatever TCP still hopes.
-const SILENCE_MAX: Duration = Duration::from_millis(1500);
+const SILENCE_MAX: Duration = Duration::from_millis(1000);
 /// Small frames gathered before a write.
 const WRITE_BUFFER_BYTES: usize = 64 << 10;
 /// Requests and bytes that may wait for one peer before new ones are refused.
@@ -48,6 +50,9 @@ pub(crate) struct Peers {
     runtime: tokio::runtime::Handle,
     /// What replicas that are catching up may be sent.
     catch_up: Arc<Throttle>,
+    liveness: Liveness,
+    /// A connection is made.
+    made: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -63,9 +68,9 @@ struct Peer {
 struct Shared {
     waiting: Mutex<Waiting>,
     connected: AtomicBool,
+    /// How many connections were made.
+    sessions: AtomicU64,
     heard: Mutex<Option<Instant>>,
-    /// When the peer last spoke of its own accord, over its own connection: a follower that asks nothing is answered nothing.
-    spoke: Mutex<Option<Instant>>,
     /// Questions sent since anything was heard.
     unheard: AtomicU64,
     /// Where the peer may be reached, tried in turn.
@@ -82,9 +87,10 @@ fn not_connected() -> io::Error {
 
 impl Peers {
     /// Starts dialling every address.
-    pub fn start(env: &Env, tls: Option<&PeerTls>, addresses: &BTreeMap<NodeId, String>) -> Peers {
+    pub fn start(env: &Env, tls: Option<&PeerTls>, addresses: &BTreeMap<NodeId, String>, liveness: &Liveness) -> Peers {
         let (env, tls, runtime) = (env.clone(), tls.cloned(), tokio::runtime::Handle::current());
-        let peers = Peers { peers: Arc::default(), env, tls, runtime, catch_up: Arc::default() };
+        let liveness = liveness.clone();
+        let peers = Peers { peers: Arc::default(), env, tls, runtime, catch_up: Arc::default(), liveness, made: Arc::default() };
         peers.set(addresses.iter().map(|(node, address)| (*node, vec![address.clone()])).collect());
         peers
     }
@@ -93,6 +99,7 @@ impl Peers {
     /// connection that lives is left alone.
     pub fn set(&self, wanted: BTreeMap<NodeId, Vec<String>>) {
         let mut peers = self.write();
+        self.liveness.set(wanted.keys().copied());
         peers.retain(|node, peer| {
             let stays = wanted.contains_key(node);
             if !stays {
@@ -110,8 +117,15 @@ impl Peers {
         let (queue, requests) = mpsc::unbounded_channel();
         let state = Arc::new(Shared::default());
         let queued_bytes = Arc::new(AtomicU64::new(0));
-        let (env, tls) = (self.env.clone(), self.tls.clone());
-        let dialler = Dialler { env, tls, node, state: state.clone(), queued_bytes: queued_bytes.clone() };
+        let dialler = Dialler {
+            env: self.env.clone(),
+            tls: self.tls.clone(),
+            node,
+            state: state.clone(),
+            queued_bytes: queued_bytes.clone(),
+            liveness: self.liveness.clone(),
+            made: self.made.clone(),
+        };
         let task = self.runtime.spawn(dialler.run(requests)).abort_handle();
         Peer { queue, queued_bytes, state, next: AtomicU64::new(1), task }
     }
@@ -165,26 +179,22 @@ impl Peers {
         .boxed()
     }
 
-    /// Tells every connected peer; no answer.
-    pub fn tell_all(&self, kind: Kind, body: &Bytes) {
-        for peer in self.read().values() {
-            // Whoever is not connected is told again once it is.
-            let _ = peer.queue(Request { kind, group: GroupId::CONTROLLER, body: vec![body.clone()] }, None);
-        }
+    /// Tells one peer something that is not answered; fails where it is not connected, or too much waits.
+    pub fn tell(&self, node: NodeId, kind: Kind, body: Bytes) -> io::Result<()> {
+        let peer = self.read().get(&node).cloned().ok_or_else(not_connected)?;
+        peer.queue(Request { kind, group: GroupId::CONTROLLER, body: vec![body] }, None).map(drop)
     }
 
-    /// Notes that a peer spoke of its own accord.
-    pub fn spoke(&self, node: NodeId) {
-        if let Some(peer) = self.read().get(&node) {
-            *lock(&peer.state.spoke) = Some(Instant::now());
-        }
+    /// The number of the connection to a peer, while there is one: what was told on another may be lost.
+    pub fn session(&self, node: NodeId) -> Option<u64> {
+        let peers = self.read();
+        let state = &peers.get(&node)?.state;
+        state.connected.load(Ordering::Relaxed).then(|| state.sessions.load(Ordering::Relaxed))
     }
 
-    /// Peers that answered or spoke within `window`.
-    pub fn heard_within(&self, window: Duration) -> Vec<NodeId> {
-        let lately = |at: &Mutex<Option<Instant>>| lock(at).is_some_and(|at| at.elapsed() <= window);
-        let alive = |peer: &Arc<Peer>| lately(&peer.state.heard) || lately(&peer.state.spoke);
-        self.read().iter().filter(|(_, peer)| alive(peer)).map(|(node, _)| *node).collect()
+    /// Resolves when a connection is made.
+    pub async fn made(&self) {
+        self.made.notified().await;
     }
 
     pub fn is_connected(&self, node: NodeId) -> bool {
@@ -229,12 +239,15 @@ struct Dialler {
     node: NodeId,
     state: Arc<Shared>,
     queued_bytes: Arc<AtomicU64>,
+    liveness: Liveness,
+    made: Arc<Notify>,
 }
 
 impl Dialler {
     async fn run(self, mut requests: mpsc::UnboundedReceiver<(u64, Request)>) {
         let mut said = String::new();
         for turn in 0usize.. {
+            let dialled = Instant::now();
             let addresses = lock(&self.state.addresses).clone();
             let Some(address) = addresses.get(turn % addresses.len().max(1)) else {
                 tokio::time::sleep(REDIAL).await;
@@ -244,10 +257,17 @@ impl Dialler {
                 Ok(Ok(stream)) => {
                     tracing::debug!(node = self.node, "peer connected");
                     said.clear();
+                    self.state.sessions.fetch_add(1, Ordering::Relaxed);
                     self.state.connected.store(true, Ordering::Relaxed);
+                    self.made.notify_one();
                     self.converse(stream, &mut requests).await
                 }
-                Ok(Err(error)) => error,
+                Ok(Err(error)) => {
+                    if error.kind() == io::ErrorKind::ConnectionRefused {
+                        self.liveness.refused(self.node);
+                    }
+                    error
+                }
                 Err(_) => io::ErrorKind::TimedOut.into(),
             };
             let text = result.to_string();
@@ -262,7 +282,8 @@ impl Dialler {
             }
             lock(&self.state.waiting).clear();
             self.state.unheard.store(0, Ordering::Relaxed);
-            tokio::time::sleep(REDIAL).await;
+            // Whether the process is gone is learned by dialling it again: at once, where the connection had lasted.
+            tokio::time::sleep(if dialled.elapsed() > REDIAL { REDIAL_AT_ONCE } else { REDIAL }).await;
         }
     }
 

@@ -31,12 +31,20 @@ pub(crate) enum Kind {
     Transfer = 4,
     /// A command for the controller's leader.
     Propose = 5,
-    /// Which groups the sender leads; not answered.
+    /// Which groups the sender leads, all of them or what has changed; not answered.
     Leaders = 6,
     /// What a follower's log shall begin behind.
     Snapshot = 7,
     /// Hand the group's leadership to the node whose number follows.
     HandOver = 8,
+    /// The sender's process lives; answered with the bond by which it is acknowledged.
+    Pulse = 9,
+    /// Groups that the sender leads and that may sleep; answered with the bond and who agrees.
+    Sleep = 10,
+    /// Groups that sleep, and that the receiver leads, have reason to wake; not answered.
+    Rouse = 11,
+    /// Groups that the sender led and leads no more, though its process lives.
+    Release = 12,
     /// A damaged replica asks for entries.
     Repair = 20,
     /// How often the sender has been started, against what is remembered of it.
@@ -124,6 +132,10 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             6 => Kind::Leaders,
             7 => Kind::Snapshot,
             8 => Kind::HandOver,
+            9 => Kind::Pulse,
+            10 => Kind::Sleep,
+            11 => Kind::Rouse,
+            12 => Kind::Release,
             20 => Kind::Repair,
             21 => Kind::Lives,
             22 => Kind::Standing,
@@ -279,39 +291,105 @@ pub(crate) fn decode_append_answer(bytes: &Bytes) -> Option<StreamAppendResult<T
     })
 }
 
-/// `node, 1 where it refuses new data, count, (topic, partition, epoch)*`.
-pub(crate) fn encode_leaders(node: NodeId, refuses_data: bool, led: &[(GroupId, i32)]) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(13 + led.len() * LED_BYTES);
-    bytes.put_u64(node);
-    bytes.put_u8(u8::from(refuses_data));
-    bytes.put_u32(led.len() as u32);
-    for (group, epoch) in led {
-        bytes.put_slice(group.topic.as_bytes());
-        bytes.put_i32(group.partition);
-        bytes.put_i32(*epoch);
+fn put_group(bytes: &mut BytesMut, group: GroupId) {
+    bytes.put_slice(group.topic.as_bytes());
+    bytes.put_i32(group.partition);
+}
+
+/// Reads a group; the caller has checked the length.
+fn group(bytes: &mut Bytes) -> GroupId {
+    let mut topic = [0; 16];
+    bytes.copy_to_slice(&mut topic);
+    GroupId { topic: Uuid::from_bytes(topic), partition: bytes.get_i32() }
+}
+
+const GROUP_BYTES: usize = 16 + 4;
+
+/// The number of items that follow, each of `item_bytes`.
+fn count(bytes: &mut Bytes, item_bytes: usize) -> Option<usize> {
+    let count = bytes.try_get_u32().ok()? as usize;
+    (bytes.len() == count.checked_mul(item_bytes)?).then_some(count)
+}
+
+/// What a node tells of the groups that it leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Led {
+    pub node: NodeId,
+    /// What is not named is not led.
+    pub whole: bool,
+    /// With their epochs; none where the group is led no more.
+    pub groups: Vec<(GroupId, Option<i32>)>,
+}
+
+const LED_BYTES: usize = GROUP_BYTES + 4;
+const NOT_LED: i32 = -1;
+
+/// `node, whole, count, (topic, partition, epoch)*`.
+pub(crate) fn encode_leaders(led: &Led) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(13 + led.groups.len() * LED_BYTES);
+    bytes.put_u64(led.node);
+    bytes.put_u8(u8::from(led.whole));
+    bytes.put_u32(led.groups.len() as u32);
+    for (group, epoch) in &led.groups {
+        put_group(&mut bytes, *group);
+        bytes.put_i32(epoch.unwrap_or(NOT_LED));
     }
     bytes.freeze()
 }
 
-const LED_BYTES: usize = 16 + 4 + 4;
+pub(crate) fn decode_leaders(mut bytes: Bytes) -> Option<Led> {
+    let (node, whole) = (bytes.try_get_u64().ok()?, bytes.try_get_u8().ok()? != 0);
+    let count = count(&mut bytes, LED_BYTES)?;
+    let one = |bytes: &mut Bytes| (group(bytes), Some(bytes.get_i32()).filter(|epoch| *epoch != NOT_LED));
+    Some(Led { node, whole, groups: (0..count).map(|_| one(&mut bytes)).collect() })
+}
 
-/// Who tells, whether it refuses new data, and which groups it leads in which epoch.
-pub(crate) type ToldLeaders = (NodeId, bool, Vec<(GroupId, i32)>);
+/// A pulse: `node, process, 1 where it refuses new data`.
+pub(crate) fn encode_pulse(node: NodeId, process: u64, refuses_data: bool) -> Bytes {
+    let mut bytes = BytesMut::from(&encode_pair(node, process)[..]);
+    bytes.put_u8(u8::from(refuses_data));
+    bytes.freeze()
+}
 
-pub(crate) fn decode_leaders(mut bytes: Bytes) -> Option<ToldLeaders> {
+pub(crate) fn decode_pulse(mut bytes: Bytes) -> Option<(NodeId, u64, bool)> {
+    let (node, process) = decode_pair(&mut bytes)?;
+    Some((node, process, bytes.try_get_u8().ok()? != 0))
+}
+
+/// Two numbers: the bond that acknowledges a pulse (`process, promise`).
+pub(crate) fn encode_pair(one: u64, other: u64) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(16);
+    bytes.put_u64(one);
+    bytes.put_u64(other);
+    bytes.freeze()
+}
+
+pub(crate) fn decode_pair(bytes: &mut Bytes) -> Option<(u64, u64)> {
+    Some((bytes.try_get_u64().ok()?, bytes.try_get_u64().ok()?))
+}
+
+/// A group, the term of its leader, and the index of its last entry (0 where that does not matter).
+pub(crate) type Position = (GroupId, u64, u64);
+
+const POSITION_BYTES: usize = GROUP_BYTES + 8 + 8;
+
+/// `node, count, (topic, partition, term, index)*`.
+pub(crate) fn encode_positions(node: NodeId, positions: &[Position]) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(12 + positions.len() * POSITION_BYTES);
+    bytes.put_u64(node);
+    bytes.put_u32(positions.len() as u32);
+    for (group, term, index) in positions {
+        put_group(&mut bytes, *group);
+        bytes.put_u64(*term);
+        bytes.put_u64(*index);
+    }
+    bytes.freeze()
+}
+
+pub(crate) fn decode_positions(mut bytes: Bytes) -> Option<(NodeId, Vec<Position>)> {
     let node = bytes.try_get_u64().ok()?;
-    let refuses_data = bytes.try_get_u8().ok()? != 0;
-    let count = bytes.try_get_u32().ok()? as usize;
-    if bytes.len() != count.checked_mul(LED_BYTES)? {
-        return None;
-    }
-    let mut led = Vec::with_capacity(count);
-    for _ in 0..count {
-        let mut topic = [0; 16];
-        bytes.copy_to_slice(&mut topic);
-        led.push((GroupId { topic: Uuid::from_bytes(topic), partition: bytes.get_i32() }, bytes.get_i32()));
-    }
-    Some((node, refuses_data, led))
+    let count = count(&mut bytes, POSITION_BYTES)?;
+    Some((node, (0..count).map(|_| (group(&mut bytes), bytes.get_u64(), bytes.get_u64())).collect()))
 }
 
 #[cfg(test)]
@@ -327,7 +405,9 @@ mod tests {
             let _ = decode_append(bytes.clone());
             let _ = decode_append_answer(&bytes);
             let _ = decode_snapshot(bytes.clone());
-            let _ = decode_leaders(bytes);
+            let _ = decode_leaders(bytes.clone());
+            let _ = decode_positions(bytes.clone());
+            let _ = decode_pulse(bytes.clone());
         }
 
         #[test]

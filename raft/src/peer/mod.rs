@@ -1,9 +1,11 @@
 //! The in-region peer protocol: one TCP connection with mutual TLS per direction and pair of nodes, shared by all groups.
 //!
-//! [`frame`] is the wire format, [`client`] dials and asks, [`server`] accepts and answers, [`throttle`] slows what may wait, [`identity`] judges certificates.
+//! [`frame`] is the wire format, [`client`] dials and asks, [`server`] accepts and answers, [`throttle`] slows what may wait, [`identity`] judges
+//! certificates, [`liveness`] knows whether a neighbour lives and what was promised to it.
 
 pub(crate) mod client;
 pub(crate) mod frame;
 pub(crate) mod identity;
+pub(crate) mod liveness;
 pub(crate) mod server;
 pub mod throttle;

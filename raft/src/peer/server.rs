@@ -1,16 +1,15 @@
 //! The accepting half: reads a peer's questions, hands each to its group, writes the answers as they come.
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::FuturesOrdered;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::FutureExt;
 use openraft::EntryPayload;
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
 use tokio::io::{AsyncWriteExt, BufWriter};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -20,6 +19,7 @@ use super::client::STATUS_OK;
 use super::frame::{self, Frame, Kind, Reader};
 use super::identity;
 use crate::env::{Listener, Stream};
+use crate::group::incoming::Admitted;
 use crate::group::{Group, Types};
 use crate::node::lives::Telling;
 use crate::node::{HANDOVER_DEADLINE, Node, NodeWeak, PeerTls};
@@ -30,8 +30,6 @@ const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 const CONNECTIONS_MAX: usize = 256;
 /// Answers that may wait to be written.
 const ANSWERS_MAX: usize = 1024;
-/// Appends of one group and connection that wait for its Raft core.
-const APPENDS_MAX: usize = 64;
 /// Votes and commands of one connection in progress.
 const CALLS_MAX: usize = 256;
 const STATUS_FAILED: u8 = 1;
@@ -107,48 +105,68 @@ async fn send(mut writer: BufWriter<impl tokio::io::AsyncWrite + Unpin>, mut ans
     Ok(())
 }
 
-type Append = (u64, AppendEntriesRequest<Types>);
-
 async fn receive(
     node: NodeWeak,
     peer: Option<NodeId>,
     mut reader: Reader<impl tokio::io::AsyncRead + Unpin>,
     answers: mpsc::Sender<Answer>,
 ) -> io::Result<()> {
-    let mut appenders: HashMap<GroupId, mpsc::Sender<Append>> = HashMap::new();
     let calls = Arc::new(Semaphore::new(CALLS_MAX));
+    let bytes = Arc::new(AtomicUsize::new(0));
+    // In simulation nothing but a peer's own word says who it is.
+    let mut speaker = peer;
     // Ends, with everything it holds, when the connection does.
     let mut tasks = JoinSet::new();
     loop {
         let frame = reader.next().await?;
         while tasks.try_join_next().is_some() {}
         let Some(host) = node.upgrade() else { return Ok(()) };
+        if let Some(speaker) = speaker {
+            host.liveness().asked(speaker);
+        }
         match frame.kind {
             Kind::Append => {
+                let size = frame.body.len();
                 let append = frame::decode_append(frame.body).ok_or_else(frame::malformed)?;
                 // openraft sends as the leader of its vote; nobody may speak for another node.
-                if peer.is_some_and(|peer| append.vote.leader_id().voted_for != peer) {
-                    return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the peer appends in another node's name"));
-                }
-                let Some(group) = host.group(frame.group) else {
-                    let _ = answers.send(failure(frame.request, "no such group here")).await;
-                    continue;
+                speaker = speaks_for_itself(speaker, append.vote.leader_id().voted_for)?;
+                let answer = match host.group(frame.group) {
+                    None => Some(failure(frame.request, "no such group here")),
+                    Some(group) => match group.incoming().admit(&bytes, size) {
+                        None => Some(failure(frame.request, "too much waits for this group; try again")),
+                        Some(admitted) => {
+                            group.rest().appended();
+                            let mut appended = append_one(group, frame.request, append, admitted).boxed();
+                            // The first poll hands it to the Raft core; only the order of first polls is the order of appends.
+                            match futures_util::poll!(&mut appended) {
+                                Poll::Ready(answer) => Some(answer),
+                                Poll::Pending => {
+                                    let answers = answers.clone();
+                                    tasks.spawn(async move { drop(answers.send(appended.await).await) });
+                                    None
+                                }
+                            }
+                        }
+                    },
                 };
-                let live = appenders.get(&frame.group).filter(|appender| !appender.is_closed());
-                let appender = live.cloned().unwrap_or_else(|| {
-                    let (sender, queue) = mpsc::channel(APPENDS_MAX);
-                    tasks.spawn(append_in_order(group, queue, answers.clone()));
-                    sender
-                });
-                let _ = appender.send((frame.request, append)).await;
-                appenders.insert(frame.group, appender);
+                if let Some(answer) = answer {
+                    let _ = answers.send(answer).await;
+                }
             }
             Kind::Leaders => {
-                let (sender, refuses_data, led) = frame::decode_leaders(frame.body).ok_or_else(frame::malformed)?;
-                if peer.is_some_and(|peer| peer != sender) {
-                    return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the peer tells of another node's groups"));
-                }
-                host.heard_leaders(sender, refuses_data, led);
+                let led = frame::decode_leaders(frame.body).ok_or_else(frame::malformed)?;
+                speaker = speaks_for_itself(speaker, led.node)?;
+                host.heard_leaders(led);
+            }
+            Kind::Pulse => {
+                let (from, process, refuses_data) = frame::decode_pulse(frame.body).ok_or_else(frame::malformed)?;
+                speaker = speaks_for_itself(speaker, from)?;
+                host.heard_of_space(from, refuses_data);
+                let answer = match host.liveness().pulsed(from, process) {
+                    Some(bond) => success(frame.request, frame::encode_pair(bond.process, bond.promise)),
+                    None => failure(frame.request, "no node of this region"),
+                };
+                let _ = answers.send(answer).await;
             }
             Kind::Answer => return Err(frame::malformed()),
             Kind::Vote
@@ -159,16 +177,22 @@ async fn receive(
             | Kind::HandOver
             | Kind::Repair
             | Kind::Lives
-            | Kind::Standing => {
+            | Kind::Standing
+            | Kind::Sleep
+            | Kind::Rouse
+            | Kind::Release => {
                 let Ok(call) = calls.clone().acquire_owned().await else { return Ok(()) };
                 let answers = answers.clone();
                 tasks.spawn(async move {
                     let number = frame.request;
-                    let answer = match answer(&host, peer, frame).await {
+                    let told = frame.kind == Kind::Rouse;
+                    let answer = match answer(&host, speaker, frame).await {
                         Ok(body) => success(number, body.into()),
                         Err(reason) => failure(number, &reason),
                     };
-                    let _ = answers.send(answer).await;
+                    if !told {
+                        let _ = answers.send(answer).await;
+                    }
                     drop(call);
                 });
             }
@@ -176,33 +200,16 @@ async fn receive(
     }
 }
 
-/// Feeds one group the appends of one connection in order, several in flight, and answers in order.
-async fn append_in_order(group: Group, mut queue: mpsc::Receiver<Append>, answers: mpsc::Sender<Answer>) {
-    let mut in_flight = FuturesOrdered::new();
-    loop {
-        let (number, append) = tokio::select! {
-            biased;
-            Some(answer) = in_flight.next(), if !in_flight.is_empty() => {
-                if answers.send(answer).await.is_err() {
-                    return;
-                }
-                continue;
-            }
-            next = queue.recv(), if in_flight.len() < APPENDS_MAX => match next {
-                Some(next) => next,
-                None => return,
-            },
-        };
-        let mut appended = append_one(group.clone(), number, append).boxed();
-        // The first poll hands it to the Raft core; only the order of first polls is the order of appends.
-        match futures_util::poll!(&mut appended) {
-            Poll::Ready(answer) => in_flight.push_back(std::future::ready(answer).boxed()),
-            Poll::Pending => in_flight.push_back(appended),
-        }
+/// Whom the connection speaks for from now on: the node it has spoken for so far.
+fn speaks_for_itself(speaker: Option<NodeId>, node: NodeId) -> io::Result<Option<NodeId>> {
+    if speaker.is_some_and(|speaker| speaker != node) {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the peer speaks in another node's name"));
     }
+    Ok(Some(node))
 }
 
-async fn append_one(group: Group, number: u64, append: AppendEntriesRequest<Types>) -> Answer {
+async fn append_one(group: Group, number: u64, append: AppendEntriesRequest<Types>, admitted: Admitted) -> Answer {
+    let naps = group.rest().naps();
     let (prev, last) = (append.prev_log_id, append.entries.last().map(|entry| entry.log_id).or(append.prev_log_id));
     // Refused before anything of it is accepted; the leader tries again, and a majority goes on without this replica.
     if group.log().refuses_data()
@@ -210,7 +217,13 @@ async fn append_one(group: Group, number: u64, append: AppendEntriesRequest<Type
     {
         return failure(number, "the disk is nearly full");
     }
-    match group.raft().append_entries(append).await {
+    let response = group.raft().append_entries(append).await;
+    drop(admitted);
+    // Now that the core has heard its leader: before, its clock would have had it stand for election. What fell asleep since was told to.
+    if group.rest().naps() == naps {
+        group.wake().await;
+    }
+    match response {
         // Nothing precedes the first entry, so nothing can conflict with it.
         Ok(AppendEntriesResponse::Conflict) if prev.is_none() => failure(number, "conflict before the first entry"),
         Ok(response) => success(number, frame::encode_append_answer(&response.into_stream_result(prev, last))),
@@ -218,17 +231,26 @@ async fn append_one(group: Group, number: u64, append: AppendEntriesRequest<Type
     }
 }
 
-async fn answer(host: &Node, peer: Option<NodeId>, frame: Frame) -> Result<Vec<u8>, String> {
-    let malformed = |error: serde_json::Error| error.to_string();
-    if frame.kind == Kind::Propose {
-        return host.propose_for_peer(frame.body.to_vec()).await;
-    }
-    if frame.kind == Kind::Lives {
-        let telling = Telling::decode(frame.body).filter(|telling| peer.is_none_or(|peer| peer == telling.node));
-        return Ok(host.remembers(telling.ok_or("malformed, or of another node's life")?));
-    }
-    if frame.kind == Kind::Standing {
-        return Ok(host.standing(frame.group).ok_or("this node has lost its votes, too")?.to_be_bytes().to_vec());
+async fn answer(host: &Node, speaker: Option<NodeId>, frame: Frame) -> Result<Vec<u8>, String> {
+    match frame.kind {
+        Kind::Propose => return host.propose_for_peer(frame.body.to_vec()).await,
+        Kind::Sleep | Kind::Rouse | Kind::Release => {
+            let (from, positions) = frame::decode_positions(frame.body).ok_or_else(|| frame::malformed().to_string())?;
+            speaks_for_itself(speaker, from).map_err(|error| error.to_string())?;
+            return Ok(match frame.kind {
+                Kind::Sleep => host.let_sleep(from, positions).await,
+                Kind::Rouse => host.rouse(from, positions).await,
+                _ => host.release(from, positions).await,
+            });
+        }
+        Kind::Lives => {
+            let telling = Telling::decode(frame.body).filter(|telling| speaker.is_none_or(|speaker| speaker == telling.node));
+            return Ok(host.remembers(telling.ok_or("malformed, or of another node's life")?));
+        }
+        Kind::Standing => {
+            return Ok(host.standing(frame.group).ok_or("this node has lost its votes, too")?.to_be_bytes().to_vec());
+        }
+        _ => {}
     }
     let group = host.group(frame.group).ok_or("no such group here")?;
     if frame.kind == Kind::Repair {
@@ -238,26 +260,35 @@ async fn answer(host: &Node, peer: Option<NodeId>, frame: Frame) -> Result<Vec<u
         let to = NodeId::from_be_bytes(frame.body.as_ref().try_into().map_err(|_| "a node's number has eight bytes")?);
         return if group.transfer_to(to, HANDOVER_DEADLINE).await { Ok(Vec::new()) } else { Err("not handed over".to_owned()) };
     }
+    ask_group(host, speaker, &group, frame).await
+}
+
+async fn ask_group(host: &Node, speaker: Option<NodeId>, group: &Group, frame: Frame) -> Result<Vec<u8>, String> {
+    let malformed = |error: serde_json::Error| error.to_string();
     let raft = group.raft();
     let encoded = match frame.kind {
-        Kind::Vote => {
-            let rpc = serde_json::from_slice(&frame.body).map_err(malformed)?;
-            serde_json::to_vec(&raft.vote(rpc).await.map_err(|error| error.to_string())?)
+        Kind::Transfer => {
+            let rpc: TransferLeaderRequest<Types> = serde_json::from_slice(&frame.body).map_err(malformed)?;
+            group.sent_for_another(rpc.from_leader()).await;
+            serde_json::to_vec(&raft.handle_transfer_leader(rpc).await.map_err(|error| error.to_string())?)
         }
         Kind::Snapshot => {
             let (vote, snapshot) = frame::decode_snapshot(frame.body).ok_or("malformed snapshot")?;
-            if peer.is_some_and(|peer| vote.leader_id().voted_for != peer) {
-                return Err("the peer sends a snapshot in another node's name".to_owned());
-            }
+            speaks_for_itself(speaker, vote.leader_id().voted_for).map_err(|error| error.to_string())?;
+            group.rest().appended();
             serde_json::to_vec(&raft.install_full_snapshot(vote, snapshot).await.map_err(|error| error.to_string())?)
         }
-        Kind::PreVote => {
-            let rpc = serde_json::from_slice(&frame.body).map_err(malformed)?;
-            serde_json::to_vec(&raft.pre_vote(rpc).await.map_err(|error| error.to_string())?)
-        }
         _ => {
-            let rpc = serde_json::from_slice(&frame.body).map_err(malformed)?;
-            serde_json::to_vec(&raft.handle_transfer_leader(rpc).await.map_err(|error| error.to_string())?)
+            let rpc: VoteRequest<Types> = serde_json::from_slice(&frame.body).map_err(malformed)?;
+            if let Some(refusal) = host.refuses(group, &rpc) {
+                return serde_json::to_vec(&refusal).map_err(malformed);
+            }
+            if rpc.leadership_transfer {
+                group.sent_for_another(&group.vote()).await;
+            }
+            group.rest().stir();
+            let response = if frame.kind == Kind::Vote { raft.vote(rpc).await } else { raft.pre_vote(rpc).await };
+            serde_json::to_vec(&response.map_err(|error| error.to_string())?)
         }
     };
     encoded.map_err(malformed)

@@ -102,6 +102,14 @@ impl GroupOracle<'_> {
         }
     }
 
+    /// What is decided on the strength of a lease would be wrong, had another led since.
+    pub fn holds_lease(&mut self, node: NodeId, epoch: i32) {
+        let later = self.known.leaders.range(epoch.saturating_add(1)..).next().map(|(epoch, leader)| (*epoch, *leader));
+        if let Some((later, leader)) = later {
+            self.breaks(format!("node {node} holds the lease of term {epoch}, but node {leader} has led term {later}"));
+        }
+    }
+
     pub fn watermark(&mut self, node: NodeId, before: i64, now: i64) {
         if now < before {
             self.breaks(format!("the high watermark of node {node} went back from {before} to {now}"));

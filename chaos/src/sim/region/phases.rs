@@ -126,9 +126,8 @@ impl Run {
     /// The node loses power: un-synced data is gone, except what survives where `tear` gives a seed.
     pub fn power_off(&mut self, node: NodeId, tear: Option<u64>) {
         let site = &self.sites[&node];
-        let repaired = lock(&site.running).node.as_ref().map_or(0, |node| node.repair_stats().repaired);
+        site.count();
         let joint = lock(&site.running).partitions.values().any(|partition| partition.membership().joint);
-        lock(&self.oracle).reached.repairs += repaired;
         lock(&self.oracle).reached.joint_power_cuts += u64::from(joint);
         std::mem::take(&mut *lock(&site.running));
         self.sim.crash(host(node));
@@ -175,8 +174,7 @@ impl Run {
                 moves || end <= *least || !self.agree(*id, end)
             });
             if waiting.is_empty() {
-                let repaired = |site: &Site| lock(&site.running).node.as_ref().map_or(0, |node| node.repair_stats().repaired);
-                lock(&self.oracle).reached.repairs += self.sites.values().map(repaired).sum::<u64>();
+                self.sites.values().for_each(Site::count);
                 return lock(&self.oracle).broken.clone().map_or(Ok(()), Err);
             }
             if self.sim.elapsed() >= deadline {

@@ -18,6 +18,8 @@ pub(super) struct Profile {
     pub partitions: Vec<PartitionSpec>,
     pub faults: Vec<&'static Fault>,
     pub workloads: Vec<&'static Workload>,
+    /// Clients pause now and then, all at once and long enough for groups to fall asleep.
+    pub rests: bool,
 }
 
 impl Profile {
@@ -27,7 +29,8 @@ impl Profile {
         let partitions = (0..random.random_range(1..=3)).map(|partition| spec(partition, nodes, random)).collect();
         let faults = FAULTS.iter().filter(|fault| fault.always || random.random_bool(0.5)).collect();
         let workloads = WORKLOADS.iter().filter(|workload| workload.always || random.random_bool(0.5)).collect();
-        Profile { nodes, partitions, faults, workloads }
+        let rests = random.random_bool(0.5);
+        Profile { nodes, partitions, faults, workloads, rests }
     }
 }
 

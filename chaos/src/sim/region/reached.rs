@@ -44,6 +44,9 @@ reached! {
     counted moves_taken_back;
     /// Power cuts of a node while two sets of voters had to agree in one of its groups.
     counted joint_power_cuts;
+    /// Replicas that fell asleep, and that woke.
+    required quiesced;
+    required woken;
 
     // Faults.
     required power_cuts;

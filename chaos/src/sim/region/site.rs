@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use meridian_raft::env::{Env, SimDisk};
-use meridian_raft::node::{Node, NodeConfig, NodeError, Timing};
+use meridian_raft::node::{Flaws, Node, NodeConfig, NodeError, Timing};
 use meridian_raft::partition::{Partition, PartitionSpec};
 use meridian_raft::{GroupId, NodeId};
 
@@ -19,6 +19,9 @@ use crate::sim::Mutations;
 const PORT: u16 = 9000;
 /// Between two looks at whether a damaged replica is open again.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// Clients that rest do so for the last part of each stretch.
+const STRETCH_MS: u128 = 2_500;
+const REST_MS: u128 = 1_700;
 const TIMING: Timing = Timing { heartbeat_ms: 50, election_min_ms: 150, election_max_ms: 300 };
 
 pub(super) type Shared<T> = Arc<Mutex<T>>;
@@ -65,6 +68,21 @@ impl Site {
         lock(&self.running).partitions.values().filter(|partition| partition.leadership().is_leader).map(Partition::id).collect()
     }
 
+    /// Adds what the running node counted to what the run reached.
+    pub fn count(&self) {
+        let Some(node) = lock(&self.running).node.clone() else { return };
+        let reached = &mut lock(&self.oracle).reached;
+        reached.repairs += node.repair_stats().repaired;
+        let stats = node.stats();
+        (reached.quiesced, reached.woken) = (reached.quiesced + stats.quiesced, reached.woken + stats.woken);
+    }
+
+    /// Are clients pausing now?
+    pub fn rests(&self) -> bool {
+        let now_ms = turmoil::sim_elapsed().map_or(0, |elapsed| elapsed.as_millis());
+        self.profile.rests && now_ms % STRETCH_MS >= STRETCH_MS - REST_MS
+    }
+
     fn config(&self) -> NodeConfig {
         NodeConfig {
             node_id: self.node,
@@ -74,6 +92,7 @@ impl Site {
             tls: None,
             timing: TIMING,
             fsync: !self.mutations.no_fsync,
+            flaws: Flaws { sleepers_vote: self.mutations.sleepers_vote, any_bond_counts: self.mutations.any_bond_counts },
         }
     }
 

@@ -39,3 +39,15 @@ fn a_snapshot_that_stands_for_more_than_was_purged_is_caught_within_a_few_seeds(
     // Records are deleted in every second run.
     assert!(!found.is_empty(), "the oracle sleeps");
 }
+
+#[test]
+fn a_sleeping_follower_that_votes_against_a_live_leader_is_caught() {
+    let mutations = Mutations { sleepers_vote: true, ..Mutations::default() };
+    assert!((0..40).any(|seed| simulate(seed, mutations).is_err()), "the oracle sleeps");
+}
+
+#[test]
+fn a_lease_on_the_word_of_another_process_is_caught() {
+    let mutations = Mutations { any_bond_counts: true, ..Mutations::default() };
+    assert!((0..40).any(|seed| simulate(seed, mutations).is_err()), "the oracle sleeps");
+}

@@ -32,6 +32,9 @@ impl Producer {
 pub(super) async fn append(place: Place) {
     loop {
         tokio::time::sleep(Duration::from_millis(7)).await;
+        if place.site.rests() {
+            continue;
+        }
         let sequence = {
             let mut producer = lock(&place.stream.producer);
             if producer.waits_at.is_some() || !place.partition.leadership().is_leader {

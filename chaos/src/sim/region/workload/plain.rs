@@ -8,7 +8,7 @@ use crate::sim::region::site::lock;
 pub(super) async fn append(place: Place) {
     loop {
         tokio::time::sleep(Duration::from_millis(4)).await;
-        if !place.partition.leadership().is_leader {
+        if place.site.rests() || !place.partition.leadership().is_leader {
             continue;
         }
         let value = {

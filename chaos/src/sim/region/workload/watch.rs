@@ -13,6 +13,9 @@ pub(super) async fn watch(place: Place) {
             if leadership.is_leader {
                 oracle.leads(place.node(), leadership);
             }
+            if place.partition.holds_lease() {
+                oracle.holds_lease(place.node(), leadership.epoch);
+            }
             oracle.watermark(place.node(), watermark, now);
             let begin = place.partition.log_start_offset();
             oracle.start(place.node(), start, begin);

@@ -1,0 +1,50 @@
+//! The one frame that says to a neighbour that this process lives, whatever the number of groups.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::peer::client::Peers;
+use crate::peer::frame::{self, Kind, Request};
+use crate::peer::liveness::{Bond, Liveness};
+use crate::space::Space;
+use crate::{GroupId, NodeId};
+
+const ANSWER_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Sends pulses to every neighbour for ever, and notes what they acknowledge.
+pub(super) async fn send(peers: Peers, liveness: Liveness, space: Arc<Space>, node_id: NodeId) {
+    let mut every = tokio::time::interval(liveness.spans().pulse);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // No more than fit into the deadline: where there is no connection, a question fails at once.
+    let mut sent = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            biased;
+            Some(()) = sent.next(), if !sent.is_empty() => {}
+            _ = every.tick() => {
+                let body = frame::encode_pulse(node_id, liveness.process(), space.is_full());
+                for to in peers.known() {
+                    // Taken before the question can be seen by anybody.
+                    let at = Instant::now();
+                    let request = Request { kind: Kind::Pulse, group: GroupId::CONTROLLER, body: vec![body.clone()] };
+                    let answer = peers.call(to, request, ANSWER_DEADLINE);
+                    let liveness = liveness.clone();
+                    sent.push(async move {
+                        if let Some(bond) = answer.await.ok().and_then(decode_bond) {
+                            liveness.acknowledged(to, at, bond);
+                        }
+                    });
+                }
+            }
+        }
+    }
+}
+
+fn decode_bond(mut body: Bytes) -> Option<Bond> {
+    frame::decode_pair(&mut body).map(|(process, promise)| Bond { process, promise })
+}
