@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
@@ -15,6 +16,7 @@ use openraft::raft::{
 };
 use openraft::type_config::alias::VoteOf;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::snapshot::{GroupSnapshot, Past};
 use super::{BACKOFF, Learners, Types};
@@ -24,6 +26,9 @@ use crate::{GroupId, NodeId};
 
 /// AppendEntries in flight per follower.
 const APPENDS_IN_FLIGHT_MAX: usize = 8;
+/// A follower hears of a commit with the next entries, or so much later. Nobody waits for a follower's high watermark: clients read from
+/// leaders, and a new leader commits an entry of its own before it serves.
+const COMMIT_TOLD_WITHIN: Duration = Duration::from_millis(100);
 
 pub(crate) struct NetworkFactory {
     pub group: GroupId,
@@ -85,6 +90,25 @@ impl Network {
     }
 }
 
+/// Holds back requests that only tell of a commit: the next one tells of it too, and its answer covers both. Every record written alone
+/// would otherwise cost a second round. What ends the stream is sent at once, so probes and heartbeats, streams of one request, never wait.
+fn with_commits_held<S>(input: S, told_within: Duration) -> impl Stream<Item = AppendEntriesRequest<Types>> + Send + 'static
+where
+    S: Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
+{
+    futures_util::stream::unfold(input.fuse(), move |mut input| async move {
+        let mut next = input.next().await?;
+        let told_by = Instant::now() + told_within;
+        while next.entries.is_empty() && !told_within.is_zero() {
+            match tokio::time::timeout_at(told_by, input.next()).await {
+                Ok(Some(later)) => next = later,
+                Ok(None) | Err(_) => break,
+            }
+        }
+        Some((next, input))
+    })
+}
+
 impl RaftNetworkV2<Types> for Network {
     type SnapshotData = Past;
 
@@ -114,7 +138,9 @@ impl RaftNetworkV2<Types> for Network {
     {
         let (group, target, peers, deadline) = (self.group, self.target, self.peers.clone(), option.hard_ttl());
         let (learners, throttle) = (self.learners.clone(), self.peers.catch_up().clone());
-        let answers = input
+        // The controller's commands take effect on every node, and their proposers wait for that.
+        let told_within = if group == GroupId::CONTROLLER { Duration::ZERO } else { COMMIT_TOLD_WITHIN };
+        let answers = with_commits_held(input, told_within)
             // Before it is queued, so that the order stays; voters never wait here.
             .then(move |rpc| {
                 let slowed = (learners.contains(target) && !rpc.entries.is_empty()).then(|| throttle.clone());
@@ -178,5 +204,53 @@ impl RaftNetworkV2<Types> for Network {
 
     fn backoff(&self) -> Option<Backoff> {
         Some(Backoff::new(std::iter::repeat(BACKOFF)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+
+    use super::*;
+    use crate::group::storage::{entry_of, log_id};
+    use crate::log::{FrameKind, LogEntry};
+
+    fn request(index: Option<u64>, committed: u64) -> AppendEntriesRequest<Types> {
+        let entry = |index| LogEntry { kind: FrameKind::Command, term: 1, index, append_time_us: 1, payload: vec![1].into() };
+        let entries = index.map(|index| entry_of(entry(index)).expect("an entry")).into_iter().collect();
+        AppendEntriesRequest {
+            vote: VoteOf::<Types>::new_committed(1, 1),
+            prev_log_id: None,
+            entries,
+            leader_commit: Some(log_id(1, committed)),
+        }
+    }
+
+    async fn sent(input: impl Stream<Item = AppendEntriesRequest<Types>> + Send + 'static) -> Vec<(usize, u64)> {
+        let sent = with_commits_held(input.boxed(), COMMIT_TOLD_WITHIN);
+        sent.map(|rpc| (rpc.entries.len(), rpc.leader_commit.map_or(0, |id| id.index))).collect().await
+    }
+
+    #[tokio::test]
+    async fn a_commit_travels_with_the_next_entries_or_alone_when_none_come() {
+        let busy = stream::iter([request(Some(1), 0), request(None, 1), request(Some(2), 1), request(None, 2)]);
+        assert_eq!(sent(busy).await, [(1, 0), (1, 1), (0, 2)]);
+        let begun = Instant::now();
+        let late = stream::once(async {
+            tokio::time::sleep(10 * COMMIT_TOLD_WITHIN).await;
+            request(Some(2), 2)
+        });
+        let quiet = stream::iter([request(None, 1)]).chain(stream::iter([request(None, 2)])).chain(late.boxed());
+        assert_eq!(sent(quiet).await, [(0, 2), (1, 2)]);
+        assert!(begun.elapsed() >= 10 * COMMIT_TOLD_WITHIN);
+    }
+
+    #[tokio::test]
+    async fn a_stream_of_one_empty_request_does_not_wait() {
+        let begun = Instant::now();
+        // As openraft makes them: not to be polled behind their end.
+        let probe = stream::unfold(true, |more| async move { more.then(|| (request(None, 7), false)) });
+        assert_eq!(sent(probe).await, [(0, 7)]);
+        assert!(begun.elapsed() < COMMIT_TOLD_WITHIN);
     }
 }
