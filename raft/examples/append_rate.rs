@@ -16,12 +16,14 @@ use meridian_raft::batch::records::{Record, encode};
 use meridian_raft::partition::Partition;
 use tokio::time::Instant;
 
+/// As a topic has them by default.
+const SEGMENT_BYTES: u64 = 1 << 30;
 const RECORD_BYTES: usize = 1024;
 const WARM_UP: Duration = Duration::from_secs(2);
 const MEASURED: Duration = Duration::from_secs(8);
 
 fn main() {
-    let region = Region::start();
+    let region = Region::start_with_segments(SEGMENT_BYTES);
     let partition = region.partition(region.leader()).clone();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     println!("durable, replicated to 3, mutual TLS between nodes; nodes, driver and disk share this machine");

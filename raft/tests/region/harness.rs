@@ -24,6 +24,7 @@ use tokio::time::Instant;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Nodes that form the region; those behind them join it.
 const FOUNDERS: NodeId = 3;
+/// Small, so that tests roll through several segments.
 const SEGMENT_BYTES: u64 = 16 << 10;
 const GROUP: GroupId = GroupId { topic: uuid::Uuid::from_u128(42), partition: 3 };
 
@@ -55,6 +56,7 @@ pub struct Region {
     /// Of nodes that wait for others.
     begun: Vec<Runtime>,
     mirror: bool,
+    segment_bytes: u64,
 }
 
 /// A certificate authority that lives as long as a test.
@@ -133,22 +135,27 @@ async fn open(
 
 impl Region {
     pub fn start() -> Region {
-        Region::start_as(false, 3)
+        Region::start_with_segments(SEGMENT_BYTES)
+    }
+
+    pub fn start_with_segments(bytes: u64) -> Region {
+        Region::start_as(false, 3, bytes)
     }
 
     pub fn start_mirror() -> Region {
-        Region::start_as(true, 3)
+        Region::start_as(true, 3, SEGMENT_BYTES)
     }
 
     /// Nodes 1 to 3 form the partition; those behind them are ready to join it.
     pub fn start_with_joiners(count: NodeId) -> Region {
-        Region::start_as(false, count)
+        Region::start_as(false, count, SEGMENT_BYTES)
     }
 
-    fn start_as(mirror: bool, count: NodeId) -> Region {
+    fn start_as(mirror: bool, count: NodeId, segment_bytes: u64) -> Region {
         let addresses = (1..=count).map(|node| (node, free_address())).collect();
         let folders = (1..=count).map(|node| (node, tempfile::tempdir().expect("a folder"))).collect();
-        let mut region = Region { authority: Authority::new(), addresses, folders, running: BTreeMap::new(), begun: Vec::new(), mirror };
+        let mut region =
+            Region { authority: Authority::new(), addresses, folders, running: BTreeMap::new(), begun: Vec::new(), mirror, segment_bytes };
         for node in 1..=count {
             region.restart(node);
         }
@@ -179,7 +186,7 @@ impl Region {
             id: GROUP,
             replicas: if node_id <= FOUNDERS { vec![1, 2, 3] } else { vec![] },
             mirror: self.mirror,
-            settings: PartitionSettings { segment_bytes: SEGMENT_BYTES },
+            settings: PartitionSettings { segment_bytes: self.segment_bytes },
         }
     }
 
