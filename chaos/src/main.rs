@@ -49,6 +49,12 @@ enum Command {
         /// Break it on purpose: acknowledge without fsync. The simulator must then find a loss
         #[arg(long)]
         no_fsync: bool,
+        /// Break it on purpose: cut damaged logs at the damage and believe the rest. The simulator must then find a loss
+        #[arg(long)]
+        trust_damaged: bool,
+        /// Break it on purpose: let a node vote though its data folder is older than peers remember it
+        #[arg(long)]
+        trust_old_votes: bool,
         /// Break it on purpose: let a snapshot stand for more than has been purged. The simulator must then find a hole
         #[arg(long)]
         snapshot_too_new: bool,
@@ -92,9 +98,9 @@ enum Format {
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Check { history, acked_min, examples, format } => check(&history, acked_min, examples, format),
-        Command::Sim { seed, seeds, world, no_fsync, snapshot_too_new } => {
+        Command::Sim { seed, seeds, world, no_fsync, trust_damaged, trust_old_votes, snapshot_too_new } => {
             let seeds = seed.map_or(seeds, |seed| seed..seed.saturating_add(1));
-            sim(world, seeds, Mutations { no_fsync, snapshot_too_new, ..Mutations::default() })
+            sim(world, seeds, Mutations { no_fsync, trust_damaged, trust_old_votes, snapshot_too_new, ..Mutations::default() })
         }
         Command::Run { scenario, seconds, rate, meridian, flights, dir } => {
             let beside = || std::env::current_exe().map(|exe| exe.with_file_name("meridian")).unwrap_or_default();

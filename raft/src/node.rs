@@ -8,6 +8,7 @@ pub(crate) mod lives;
 mod pulse;
 mod quiesce;
 mod repairs;
+mod scrub;
 mod takeover;
 mod telling;
 
@@ -43,6 +44,7 @@ use crate::writer::{Writer, WriterStats};
 use crate::{GroupId, NodeId};
 use lives::Lives;
 use repairs::VOTES_LOST;
+pub use scrub::ScrubStats;
 use telling::Telling;
 
 const CONTROLLER_SEGMENT_BYTES: u64 = 16 << 20;
@@ -169,6 +171,7 @@ struct Inner {
     heard: Mutex<BTreeMap<GroupId, (NodeId, i32)>>,
     repairs: Mutex<BTreeMap<GroupId, Repair>>,
     lives: Lives,
+    scrub: scrub::Scrub,
     repair_counters: Arc<repair::Counters>,
     elections: Arc<AtomicU64>,
     tasks: Mutex<Vec<AbortHandle>>,
@@ -226,6 +229,7 @@ impl Node {
             heard: Mutex::default(),
             repairs: Mutex::default(),
             lives,
+            scrub: Default::default(),
             repair_counters: Arc::default(),
             elections: Arc::default(),
             tasks: Mutex::default(),
@@ -236,6 +240,7 @@ impl Node {
         let mut tasks = vec![
             tokio::spawn(server::serve(weak.clone(), listener, tls)).abort_handle(),
             tokio::spawn(lives::live(weak.clone())).abort_handle(),
+            tokio::spawn(scrub::scrub(weak.clone())).abort_handle(),
             tokio::spawn(telling::tell(weak.clone(), node.inner.telling.clone(), node.inner.peers.clone())).abort_handle(),
             tokio::spawn(takeover::watch(weak.clone(), node.inner.liveness.clone())).abort_handle(),
             tokio::spawn(quiesce::rouse_stirred(weak.clone(), node.inner.awake.clone())).abort_handle(),

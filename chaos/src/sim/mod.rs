@@ -10,6 +10,10 @@ pub mod region;
 pub struct Mutations {
     /// Appends are acknowledged without `fdatasync`.
     pub no_fsync: bool,
+    /// A damaged replica is cut at its damage, and opened as if nothing had been behind it.
+    pub trust_damaged: bool,
+    /// A node votes though its data folder is older than peers remember it.
+    pub trust_old_votes: bool,
     /// What stands for purged records claims to stand for all that has been applied: whoever is sent it has a hole.
     pub snapshot_too_new: bool,
     /// A sleeping follower votes whenever it is asked.

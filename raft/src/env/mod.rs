@@ -31,6 +31,10 @@ pub struct Env {
 /// What is broken on purpose, in the simulator's mutation tests only: nothing else sets any of these.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Mutations {
+    /// A damaged replica is cut at its damage, and opened as if nothing had been behind it.
+    pub trust_damaged: bool,
+    /// Nobody asks whether a data folder is as old as peers remember it.
+    pub trust_old_votes: bool,
     /// A snapshot claims to stand for all that has been applied, not for what has been purged: whoever is sent it has a hole.
     pub snapshot_too_new: bool,
 }
@@ -89,6 +93,8 @@ pub trait File: Debug + Send + Sync {
     /// Reserves (and zero-reads as) `bytes` so that later writes change no file-system metadata.
     fn allocate(&self, bytes: u64) -> io::Result<()>;
     fn set_len(&self, bytes: u64) -> io::Result<()>;
+    /// Asks the system to keep nothing of these bytes in memory; what is read next comes from the medium. Only a wish.
+    fn forget(&self, _offset: u64, _bytes: u64) {}
     fn len(&self) -> io::Result<u64>;
     /// Behind the last byte that was ever written: what is reserved beyond it reads as zeros. To be asked before anything is read (a file
     /// system may take what it read ahead for written); a file that cannot tell answers with its length.

@@ -147,6 +147,9 @@ impl File for RealFile {
             Err(error) => Err(error.into()),
         }
     }
+    fn forget(&self, offset: u64, bytes: u64) {
+        let _ = rustix::fs::fadvise(&self.0, offset, std::num::NonZeroU64::new(bytes), rustix::fs::Advice::DontNeed);
+    }
     fn set_len(&self, bytes: u64) -> io::Result<()> {
         self.0.set_len(bytes)
     }

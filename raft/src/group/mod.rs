@@ -238,7 +238,9 @@ impl Group {
         let snapshots = Snapshots::new(id, around.writer.clone());
         let purged = snapshots.purged()?;
         let log = Log::open_behind(around.env, around.writer, &directory, LogSettings { group: id, segment_bytes }, purged)?;
-        storage::require_whole(&log, around.writer, id)?;
+        if !around.env.mutations.trust_damaged {
+            storage::require_whole(&log, around.writer, id)?;
+        }
         let watched_log = log.clone();
         let storage = GroupStorage::new(id, log.clone(), around.writer.clone(), snapshots.clone(), rest.clone());
         let (machine, watched) = GroupMachine::new(host, log.clone(), snapshots.clone());

@@ -22,6 +22,7 @@ mod read;
 mod recovery;
 mod retention;
 pub(crate) mod salvage;
+mod scrub;
 mod segment;
 mod state;
 mod truncate;

@@ -62,6 +62,8 @@ reached! {
     required decays;
     /// Of them, those that took a node's votes: its meta log damaged, or its whole disk old or empty.
     required votes_lost;
+    /// Bits flipped beneath a node that was running.
+    required rotten_beneath;
     /// Damaged replicas that were brought back by their peers.
     required repairs;
 }

@@ -17,6 +17,8 @@ use super::workload::{self, Place, Stream};
 use crate::sim::Mutations;
 
 const PORT: u16 = 9000;
+const SCRUB_BYTES_PER_S: u64 = 4 << 20;
+const SCRUB_PAUSE: Duration = Duration::from_millis(300);
 /// Between two looks at whether a damaged replica is open again.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// Clients that rest do so for the last part of each stretch.
@@ -105,10 +107,14 @@ impl Site {
         };
         let mut env = Env::simulated(self.seed.wrapping_add(boot), self.disk.clone());
         env.mutations.snapshot_too_new = self.mutations.snapshot_too_new;
+        env.mutations.trust_damaged = self.mutations.trust_damaged;
+        env.mutations.trust_old_votes = self.mutations.trust_old_votes;
         let node = match Node::start(env, self.config()).await {
             Err(_) if self.disk.fails_syncs() => return self.ends().await,
             started => started?,
         };
+        // Fast enough to pass over everything while a run lasts.
+        node.limit_scrub(SCRUB_BYTES_PER_S, SCRUB_PAUSE);
         lock(&self.running).node = Some(node.clone());
         let placed = self.profile.partitions.iter();
         tokio::select! {

@@ -4,6 +4,8 @@ use super::*;
 use crate::sim::Mutations;
 
 const SEEDS: u64 = 20;
+/// Within which a break that shows only where several things go wrong has to be found.
+const SEEDS_BROKEN: u64 = 40;
 
 #[test]
 fn no_seed_breaks_the_region_and_every_danger_is_met() {
@@ -30,6 +32,13 @@ fn a_region_without_fsync_is_caught_in_most_seeds() {
         .map(|broken| broken.what)
         .collect();
     assert!(found.len() >= 4, "the oracle sleeps: {found:?}");
+}
+
+#[test]
+fn a_damaged_replica_that_is_believed_is_caught() {
+    let mutations = Mutations { trust_damaged: true, ..Mutations::default() };
+    let found = (0..SEEDS_BROKEN).find_map(|seed| simulate(seed, mutations).err());
+    assert!(found.is_some(), "the oracle sleeps");
 }
 
 #[test]

@@ -25,6 +25,8 @@ pub(in crate::sim) struct Decay {
     rotten: Option<NodeId>,
     /// It has lost votes, so that the other faults have to wait.
     votes_lost: bool,
+    /// The byte that was flipped beneath a running node, as it reads since.
+    flipped: Option<(PathBuf, usize, u8)>,
 }
 
 /// A disk as it was, and where its partitions' logs ended.
@@ -57,6 +59,9 @@ pub(super) fn decay(run: &mut Run) -> bool {
     if !all_whole(run) || !run.is_up(node) {
         return false;
     }
+    if run.random.random_bool(0.4) {
+        return rot_beneath(run, node);
+    }
     // Where votes are lost, too, only the others can tell which: all of them have to be heard.
     let votes = run.all_is_well() && run.random.random_bool(0.5);
     let Some(old) = (if votes { whole_disk(run, node) } else { victim(run, node) }) else { return false };
@@ -77,6 +82,12 @@ pub(super) fn decay(run: &mut Run) -> bool {
 fn all_whole(run: &mut Run) -> bool {
     let Some(node) = run.decay.rotten else { return true };
     let site = &run.sites[&node];
+    if let Some((path, at, byte)) = &run.decay.flipped
+        && site.disk.copy().get(path).and_then(|bytes| bytes.get(*at)) == Some(byte)
+    {
+        return false;
+    }
+    run.decay.flipped = None;
     let running = lock(&site.running);
     let placed = site.streams.values().filter(|stream| lock(&stream.placement).hosts.contains(&node)).count();
     let whole =
@@ -130,12 +141,34 @@ fn victim(run: &mut Run, node: NodeId) -> Option<BTreeMap<PathBuf, Vec<u8>>> {
     Some(files.map(|(path, bytes)| (path.clone(), bytes.clone())).collect())
 }
 
+/// Flips a bit in a file that a running node has open: it has to be found when it is read, by whoever reads it first.
+fn rot_beneath(run: &mut Run, node: NodeId) -> bool {
+    let Some(old) = victim(run, node) else { return false };
+    let disk = run.sites[&node].disk.clone();
+    let now = disk.copy();
+    let still = old
+        .iter()
+        .filter(|(path, bytes)| written(bytes) > 0 && now.get(*path).is_some_and(|now| now.starts_with(&bytes[..written(bytes)])));
+    let Some((path, bytes)) = still.choose(&mut run.random) else { return false };
+    let at = run.random.random_range(0..written(bytes));
+    if disk.flip_bit(path, at as u64).is_err() {
+        return false;
+    }
+    run.decay.rotten = Some(node);
+    run.decay.flipped = Some((path.clone(), at, bytes[at] ^ 1));
+    lock(&run.oracle).reached.rotten_beneath += 1;
+    true
+}
+
+/// Where the last byte was written that is not zero.
+fn written(bytes: &[u8]) -> usize {
+    bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
+}
+
 /// Damages one of the files that `old` is a copy of, where it says what it said then.
 fn rot(run: &mut Run, node: NodeId, old: &BTreeMap<PathBuf, Vec<u8>>) -> bool {
     let disk = run.sites[&node].disk.clone();
     let now = disk.copy();
-    // The copy's end is left out: what was written there may have been cut and written anew.
-    let written = |bytes: &[u8]| bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     let still = old
         .iter()
         .filter(|(path, bytes)| written(bytes) > 0 && now.get(*path).is_some_and(|now| now.starts_with(&bytes[..written(bytes)])));

@@ -28,7 +28,7 @@ impl std::fmt::Debug for Fault {
 pub(in crate::sim) const CHANCES: u32 = 10_000;
 
 pub(in crate::sim) const FAULTS: &[Fault] = &[
-    Fault { name: "decay", chances: 20, always: false, begin: decay::decay },
+    Fault { name: "decay", chances: 40, always: true, begin: decay::decay },
     Fault { name: "disk-error", chances: 5, always: false, begin: disk::fail },
     Fault { name: "disk-full", chances: 8, always: false, begin: disk::fill },
     Fault { name: "disk-slow", chances: 8, always: false, begin: disk::slow },
