@@ -43,7 +43,7 @@ pub(super) fn of_replicas(view: &View) -> Vec<Family> {
     let led: Vec<&Partition> = replicas.iter().filter(|replica| replica.leadership().is_leader).collect();
     let under_replicated = led.iter().filter(|replica| replica.in_sync_replicas().len() < replica.membership().voters.len()).count();
     let leaderless = replicas.iter().filter(|replica| replica.leadership().leader.is_none()).count();
-    let repairs = view.raft.repair_stats();
+    let (repairs, scrubbed) = (view.raft.repair_stats(), view.raft.scrub_stats());
     let mut families = vec![
         count("kafka_server_replicamanager_partitioncount", "Replicas on this node.", replicas.len()),
         count("kafka_server_replicamanager_leadercount", "Partitions this node leads.", led.len()),
@@ -61,6 +61,14 @@ pub(super) fn of_replicas(view: &View) -> Vec<Family> {
         total("meridian_replicas_found_damaged_total", "Replicas found damaged since start.", repairs.found),
         total("meridian_replicas_repaired_total", "Damaged replicas brought back since start.", repairs.repaired),
         total("meridian_repair_received_bytes_total", "Bytes of entries received from peers to repair replicas.", repairs.bytes),
+        total("meridian_scrub_bytes_total", "Bytes of logs whose checksums were verified in the background.", scrubbed.bytes),
+        total("meridian_scrub_passes_total", "How often the background scrub has read every log through.", scrubbed.passes),
+        Family::single(
+            "meridian_scrub_last_pass_timestamp_seconds",
+            Kind::Gauge,
+            "When the last pass of the scrub ended, seconds since the epoch; 0 before the first.",
+            scrubbed.last_pass_us as f64 / 1e6,
+        ),
         count(
             "meridian_metrics_partitions_left_out",
             "Partitions led here that have no series, because there are too many.",
