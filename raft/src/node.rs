@@ -204,7 +204,7 @@ impl Node {
         let (env, space) = Space::keep(&env, &config.data_dir)?;
         let (writer, lost) = lives::open_writer(&env, &config)?;
         claim(&writer, config.node_id)?.await?;
-        let lives = Lives::begin(&writer, lost).await?;
+        let lives = Lives::begin(&env, &writer, lost).await?;
         let listener = env.net.listen(config.peer_listen).await?;
         let address = listener.local_addr()?;
         let others: BTreeMap<NodeId, String> =

@@ -31,12 +31,23 @@ const ASK_DEADLINE: Duration = Duration::from_secs(1);
 const ALL_PATIENCE: Duration = Duration::from_secs(1);
 const BOOTS_KEY: &[u8] = b"boots";
 const LOST_KEY: &[u8] = b"lost";
+const MOMENT_BYTES: usize = 3 * 8;
+const TELLING_BYTES: usize = 8 + 2 * MOMENT_BYTES + 1;
 
 /// A moment in a node's history.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Moment {
     pub boots: u64,
     pub beat: u64,
+    /// Drawn anew by every life: a folder that was emptied counts from the beginning, and must not be taken for the one before.
+    pub life: u64,
+}
+
+impl Moment {
+    /// Whether this may have come before `later`, or is it: the numbers alone do not say, lives do.
+    fn leads_to(self, later: Moment) -> bool {
+        self.boots < later.boots || (self.boots == later.boots && self.life == later.life && self.beat <= later.beat)
+    }
 }
 
 /// What a node tells of itself, and asks to have compared with what is remembered.
@@ -55,54 +66,61 @@ pub(crate) struct Telling {
 pub(crate) struct Verdict {
     pub remembered: Moment,
     pub stale: bool,
+    /// The peer's own data folder was empty when it started: it cannot have forgotten anybody.
+    pub new: bool,
 }
 
 impl Telling {
     pub fn encode(&self) -> Bytes {
-        let mut bytes = BytesMut::with_capacity(41);
-        for word in [self.node, self.now.boots, self.now.beat, self.began_at.boots, self.began_at.beat] {
-            bytes.put_u64(word);
-        }
+        let mut bytes = BytesMut::with_capacity(TELLING_BYTES);
+        bytes.put_u64(self.node);
+        bytes.put_slice(&value(self.now));
+        bytes.put_slice(&value(self.began_at));
         bytes.put_u8(u8::from(self.lost));
         bytes.freeze()
     }
 
     pub fn decode(mut bytes: Bytes) -> Option<Telling> {
-        if bytes.len() != 41 {
+        if bytes.len() != TELLING_BYTES {
             return None;
         }
         let mut word = || bytes.get_u64();
-        let (node, now) = (word(), Moment { boots: word(), beat: word() });
-        let began_at = Moment { boots: word(), beat: word() };
+        let (node, now) = (word(), Moment { boots: word(), beat: word(), life: word() });
+        let began_at = Moment { boots: word(), beat: word(), life: word() };
         Some(Telling { node, now, began_at, lost: bytes.get_u8() != 0 })
     }
 }
 
 impl Verdict {
     fn encode(self) -> Vec<u8> {
-        [self.remembered.boots.to_be_bytes().as_slice(), &self.remembered.beat.to_be_bytes(), &[u8::from(self.stale)]].concat()
+        [value(self.remembered).as_slice(), &[u8::from(self.stale), u8::from(self.new)]].concat()
     }
 
     fn decode(mut bytes: Bytes) -> Option<Verdict> {
-        if bytes.len() != 17 {
+        if bytes.len() != MOMENT_BYTES + 2 {
             return None;
         }
-        Some(Verdict { remembered: Moment { boots: bytes.get_u64(), beat: bytes.get_u64() }, stale: bytes.get_u8() != 0 })
+        let remembered = Moment { boots: bytes.get_u64(), beat: bytes.get_u64(), life: bytes.get_u64() };
+        Some(Verdict { remembered, stale: bytes.get_u8() != 0, new: bytes.get_u8() != 0 })
     }
 }
 
 fn moment(writer: &Writer, key: &[u8]) -> Moment {
     let value = writer.meta(key.to_vec()).unwrap_or_default();
     let word = |at: usize| value.get(at..).and_then(|bytes| bytes.first_chunk()).map_or(0, |bytes| u64::from_be_bytes(*bytes));
-    Moment { boots: word(0), beat: word(8) }
+    Moment { boots: word(0), beat: word(8), life: word(16) }
 }
 
 fn value(moment: Moment) -> Vec<u8> {
-    [moment.boots.to_be_bytes(), moment.beat.to_be_bytes()].concat()
+    [moment.boots.to_be_bytes(), moment.beat.to_be_bytes(), moment.life.to_be_bytes()].concat()
 }
 
 fn peer_key(peer: NodeId) -> Vec<u8> {
     [b"peer".as_slice(), &peer.to_be_bytes()].concat()
+}
+
+fn beat_key(peer: NodeId) -> Vec<u8> {
+    [b"beat".as_slice(), &peer.to_be_bytes()].concat()
 }
 
 /// The loss after which a group was last found sound.
@@ -115,6 +133,7 @@ pub(crate) fn trusted_key(group: GroupId) -> Vec<u8> {
 pub(crate) struct Lives {
     began_at: Moment,
     boots: AtomicU64,
+    life: u64,
     /// As durable.
     beat: AtomicU64,
     /// May its groups vote, lead, follow?
@@ -142,9 +161,9 @@ pub(super) fn open_writer(env: &Env, config: &NodeConfig) -> io::Result<(Writer,
 
 impl Lives {
     /// Begins a life, durably.
-    pub(super) async fn begin(writer: &Writer, lost: Option<&'static str>) -> io::Result<Lives> {
+    pub(super) async fn begin(env: &Env, writer: &Writer, lost: Option<&'static str>) -> io::Result<Lives> {
         let began_at = moment(writer, BOOTS_KEY);
-        let now = Moment { boots: began_at.boots + 1, beat: 0 };
+        let now = Moment { boots: began_at.boots + 1, beat: 0, life: env.random.next_u64() };
         if let Some(reason) = lost {
             tracing::error!(reason, "this node has lost votes: no group takes part before its peers have brought it up to date");
             writer.save_meta(LOST_KEY.to_vec(), Some(next_loss(writer))).await?;
@@ -155,6 +174,7 @@ impl Lives {
         Ok(Lives {
             lost,
             began_at,
+            life: now.life,
             boots,
             beat,
             takes_part: watch::Sender::new(false),
@@ -167,8 +187,13 @@ impl Lives {
         self.takes_part.subscribe()
     }
 
+    /// The data folder was empty when this life began.
+    fn is_new(&self) -> bool {
+        self.began_at.boots == 0
+    }
+
     fn now(&self) -> Moment {
-        Moment { boots: self.boots.load(Ordering::Relaxed), beat: self.beat.load(Ordering::Relaxed) }
+        Moment { boots: self.boots.load(Ordering::Relaxed), beat: self.beat.load(Ordering::Relaxed), life: self.life }
     }
 }
 
@@ -203,16 +228,21 @@ impl Node {
     }
 
     /// A peer tells of its life: what is remembered of it, and whether that is more than it knows itself.
-    pub(crate) fn remembers(&self, telling: Telling) -> Vec<u8> {
+    /// A new life is remembered durably before it is answered: the peer may do what it must not forget as soon as it has the answer.
+    pub(crate) async fn remembers(&self, telling: Telling) -> io::Result<Vec<u8>> {
         let Telling { node, now, began_at, lost } = telling;
-        let remembered = moment(&self.inner.writer, &peer_key(node));
+        let remembered = moment(&self.inner.writer, &peer_key(node)).max(moment(&self.inner.writer, &beat_key(node)));
         // Of an earlier life only what it found at its start counts; of this one it knows better than anyone.
-        let stale = !lost && remembered > if now.boots == remembered.boots { now } else { began_at };
+        let stale = !lost && !remembered.leads_to(if now.boots == remembered.boots { now } else { began_at });
         let forgotten = lost && now.boots <= remembered.boots;
         if !stale && !forgotten && now > remembered {
-            self.inner.writer.save_meta_lazily(peer_key(node), value(now));
+            if now.boots > remembered.boots {
+                self.inner.writer.save_meta(peer_key(node), Some(value(now))).await?;
+            } else {
+                self.inner.writer.save_meta_lazily(beat_key(node), value(now));
+            }
         }
-        Verdict { remembered, stale }.encode()
+        Ok(Verdict { remembered, stale, new: self.inner.lives.is_new() }.encode())
     }
 
     /// Waits a little for the word of the peers: whoever opens a log that is found lost later has to close it again.
@@ -252,7 +282,7 @@ impl Node {
             if known && boots < now.boots {
                 return Ok(());
             }
-            let next = Moment { boots: now.boots.max(boots) + 1, beat: 0 };
+            let next = Moment { boots: now.boots.max(boots) + 1, beat: 0, life: now.life };
             if !known {
                 self.inner.writer.save_meta(LOST_KEY.to_vec(), Some(next_loss(&self.inner.writer))).await?;
             }
@@ -283,6 +313,8 @@ impl Node {
 pub(super) async fn live(node: NodeWeak) {
     let begun = Instant::now();
     let mut answered = BTreeSet::new();
+    // A peer with a past has answered.
+    let mut elders = false;
     let mut told: Option<Moment> = None;
     let mut changes = 0;
     loop {
@@ -299,12 +331,15 @@ pub(super) async fn live(node: NodeWeak) {
         for (peer, verdict) in asked.into_iter().zip(verdicts) {
             let Some(verdict) = verdict else { continue };
             answered.insert(peer);
+            elders |= !verdict.new;
             if let Err(error) = host.judged(verdict).await {
                 tracing::error!(%error, "cannot note what peers remember");
             }
         }
         answered.retain(|peer| others.contains(peer));
-        let enough = answered.len() == others.len() || (begun.elapsed() > ALL_PATIENCE && answered.len() * 2 >= others.len());
+        // An empty folder in a region that is not new is known to all others or to none; one that has never heard of it proves nothing.
+        let half_will_do = begun.elapsed() > ALL_PATIENCE && !(elders && host.inner.lives.is_new());
+        let enough = answered.len() == others.len() || (half_will_do && answered.len() * 2 >= others.len());
         if enough && host.inner.lives.now() == now && !host.inner.lives.withdrawing.load(Ordering::Relaxed) {
             host.inner.lives.takes_part.send_if_modified(|takes_part| !std::mem::replace(takes_part, true));
         }
@@ -349,11 +384,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_emptied_folder_is_not_taken_for_the_life_before_though_it_counts_the_same() {
+        let remembered = Moment { boots: 1, beat: 0, life: 5 };
+        assert!(remembered.leads_to(remembered));
+        assert!(remembered.leads_to(Moment { beat: 3, ..remembered }));
+        assert!(!remembered.leads_to(Moment { life: 6, ..remembered }));
+        assert!(!Moment { beat: 4, ..remembered }.leads_to(Moment { beat: 3, ..remembered }));
+        assert!(!remembered.leads_to(Moment::default()), "a new folder's life began at nothing");
+        assert!(Moment::default().leads_to(Moment::default()), "nobody remembers a new node");
+    }
+
+    #[test]
     fn tellings_arrive_as_sent_and_other_lengths_are_refused() {
-        let telling = Telling { node: 3, now: Moment { boots: 7, beat: 9 }, began_at: Moment { boots: 6, beat: 8 }, lost: true };
+        let telling =
+            Telling { node: 3, now: Moment { boots: 7, beat: 9, life: 1 }, began_at: Moment { boots: 6, beat: 8, life: 2 }, lost: true };
         assert_eq!(Telling::decode(telling.encode()), Some(telling));
         assert_eq!(Telling::decode(telling.encode().slice(1..)), None);
-        let verdict = Verdict { remembered: telling.now, stale: true };
+        let verdict = Verdict { remembered: telling.now, stale: true, new: false };
         assert_eq!(Verdict::decode(verdict.encode().into()), Some(verdict));
         assert_eq!(Verdict::decode(Bytes::new()), None);
     }

@@ -245,7 +245,8 @@ async fn answer(host: &Node, speaker: Option<NodeId>, frame: Frame) -> Result<Ve
         }
         Kind::Lives => {
             let telling = Telling::decode(frame.body).filter(|telling| speaker.is_none_or(|speaker| speaker == telling.node));
-            return Ok(host.remembers(telling.ok_or("malformed, or of another node's life")?));
+            let telling = telling.ok_or("malformed, or of another node's life")?;
+            return host.remembers(telling).await.map_err(|error| error.to_string());
         }
         Kind::Standing => {
             return Ok(host.standing(frame.group).ok_or("this node has lost its votes, too")?.to_be_bytes().to_vec());
