@@ -133,7 +133,7 @@ impl Node {
     fn repair(
         &self,
         id: GroupId,
-        voters: Vec<u64>,
+        founders: Vec<u64>,
         segment_bytes: u64,
         reason: &str,
         damaged: bool,
@@ -148,7 +148,7 @@ impl Node {
             group: id,
             damaged,
             lost: self.distrusted(id),
-            voters: voters.into_iter().filter(|voter| *voter != self.inner.config.node_id).collect(),
+            founded_alone: founders == [self.inner.config.node_id],
             directory: self.directory(id),
             aside: self.aside(id),
             segment_bytes,

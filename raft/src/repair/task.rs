@@ -36,7 +36,7 @@ pub(crate) enum Pause {
     Log(#[from] LogError),
     #[error("no leader of the partition answers")]
     NoLeader,
-    #[error("node {0} does not say which term it knows")]
+    #[error("node {0} does not say in which term it has voted")]
     Unheard(NodeId),
     #[error("there is no other replica")]
     Alone,
@@ -59,8 +59,8 @@ pub(crate) struct Task {
     /// Number of the loss of votes that is to be made good, if any is.
     pub lost: Option<u64>,
     pub group: GroupId,
-    /// The other voters of the group.
-    pub voters: Vec<NodeId>,
+    /// It formed the group alone: perhaps nobody else has ever held anything of it.
+    pub founded_alone: bool,
     pub directory: PathBuf,
     /// Where damaged files are kept until the repair is over.
     pub aside: PathBuf,
@@ -78,15 +78,20 @@ impl Task {
             if *cancelled.borrow() {
                 return false;
             }
-            // Not to be left halfway: it moves files.
-            let outcome = match self.salvage(damaged).await {
+            // Not to be left halfway: it moves files. What nobody else has is left as it is.
+            let salvaged = match self.is_alone().await {
+                Ok(true) if damaged => Err(Pause::Alone),
+                Ok(false) if damaged => self.salvage().await.map_err(Pause::from),
+                undamaged => undamaged.map(|_| ()),
+            };
+            let outcome = match salvaged {
                 Ok(()) if self.env.mutations.trust_damaged => return true,
                 Ok(()) => tokio::select! {
                     biased;
                     _ = cancelled.wait_for(|cancelled| *cancelled) => return false,
                     outcome = self.fetch() => outcome,
                 },
-                Err(error) => Err(error.into()),
+                Err(reason) => Err(reason),
             };
             let reason = match outcome {
                 Ok(()) => return true,
@@ -112,12 +117,8 @@ impl Task {
         Snapshots::new(self.group, self.writer.clone())
     }
 
-    async fn salvage(&self, damaged: bool) -> io::Result<()> {
+    async fn salvage(&self) -> io::Result<()> {
         let Task { env, group, directory, aside, .. } = self.clone();
-        // What nobody else has is left as it is.
-        if self.voters.is_empty() || !damaged {
-            return Ok(());
-        }
         let simulated = env.disk.is_simulated();
         let purged = self.snapshots().purged()?;
         let work = move || salvage::keep_sound_prefix(&env, group, &directory, &aside, purged);
@@ -142,22 +143,28 @@ impl Task {
         Ok(raise_vote(&self.writer, self.group, self.node_id, log.last().map_or(0, |last| last.term)).await?)
     }
 
-    /// The latest term in which any other voter has voted: this node may have voted in it as well.
+    /// The latest term in which any other node has voted: this node may have voted in it as well. All of the region are asked, because the
+    /// voters have changed, perhaps, since this node last knew them.
     async fn latest_term(&self) -> Result<u64, Pause> {
         let mut latest = 0;
-        for voter in &self.voters {
+        for node in self.peers.known() {
             let request = Request { kind: Kind::Standing, group: self.group, body: Vec::new() };
-            let answer = self.peers.call(*voter, request, QUESTION_DEADLINE).await.ok();
+            let answer = self.peers.call(node, request, QUESTION_DEADLINE).await.ok();
             let term = answer.and_then(|answer| Some(u64::from_be_bytes(answer[..].try_into().ok()?)));
-            latest = latest.max(term.ok_or(Pause::Unheard(*voter))?);
+            latest = latest.max(term.ok_or(Pause::Unheard(node))?);
         }
         Ok(latest)
     }
 
+    /// Whether there is no other replica, and never was.
+    async fn is_alone(&self) -> Result<bool, Pause> {
+        Ok(self.peers.known().is_empty() || (self.founded_alone && self.latest_term().await? == 0))
+    }
+
     /// Fetches until the log holds what the leader had when it was asked first.
     async fn catch_up(&self, mut log: Log) -> Result<Log, Pause> {
-        if self.voters.is_empty() {
-            return if self.damaged { Err(Pause::Alone) } else { Ok(log) };
+        if self.is_alone().await? {
+            return Ok(log);
         }
         let mut source = Source { task: self, last_good: None };
         // The leader's term, and its last entry when it was first asked in that term.
@@ -271,7 +278,7 @@ impl Source<'_> {
     async fn ask(&mut self, question: Question) -> Result<(NodeId, Reply), Pause> {
         let heard = self.task.node.upgrade().and_then(|node| node.leader_of(self.task.group)).map(|(leader, _)| leader);
         let mut order: Vec<NodeId> = self.last_good.into_iter().chain(heard).collect();
-        order.extend(self.task.voters.iter().copied());
+        order.extend(self.task.peers.known());
         // The partition may have moved since the voters were named.
         order.extend(self.task.peers.connected());
         let mut asked = Vec::new();
