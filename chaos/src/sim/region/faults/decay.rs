@@ -63,7 +63,7 @@ pub(super) fn decay(run: &mut Run) -> bool {
         return rot_beneath(run, node);
     }
     // Where votes are lost, too, only the others can tell which: all of them have to be heard.
-    let votes = run.all_is_well() && run.random.random_bool(0.5);
+    let votes = run.all_is_well() && run.random.random_bool(0.8);
     let Some(old) = (if votes { whole_disk(run, node) } else { victim(run, node) }) else { return false };
     run.sites[&node].disk.settle();
     run.power_off(node, None);
