@@ -433,7 +433,12 @@ impl Node {
         control.ok_or("the controller is not open here")?.propose_for_peer(command).await
     }
 
-    /// Peers that were heard of within two election timeouts, and this node.
+    /// There is a connection to that node, or it is this one. Falls the moment a process dies; a node may live that cannot be reached.
+    pub fn reaches(&self, node: NodeId) -> bool {
+        node == self.inner.config.node_id || self.inner.peers.is_connected(node)
+    }
+
+    /// Peers that were heard of within two election timeouts and have not died since for all that is known, and this node.
     pub fn live_nodes(&self) -> Vec<NodeId> {
         let mut live = self.inner.liveness.heard_within(Duration::from_millis(self.inner.config.timing.election_max_ms * 2));
         live.push(self.inner.config.node_id);

@@ -8,6 +8,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::{Inner, Node};
 use crate::peer::client::Peers;
 use crate::peer::frame::{self, Kind, Request};
 use crate::peer::liveness::{Bond, Liveness};
@@ -15,6 +16,9 @@ use crate::space::Space;
 use crate::{GroupId, NodeId};
 
 const ANSWER_DEADLINE: Duration = Duration::from_secs(1);
+
+/// How long a sign of life is waited for.
+const SOUND_OUT_DEADLINE: Duration = Duration::from_millis(50);
 
 /// Sends pulses to every neighbour for ever, and notes what they acknowledge.
 pub(super) async fn send(peers: Peers, liveness: Liveness, space: Arc<Space>, node_id: NodeId) {
@@ -42,6 +46,19 @@ pub(super) async fn send(peers: Peers, liveness: Liveness, space: Arc<Space>, no
                 }
             }
         }
+    }
+}
+
+impl Node {
+    /// Asks every neighbour for a sign of life and waits for it a moment. A process that had died before the call is known to have by then
+    /// ([`Node::reaches`]); one that is merely slow is not taken for dead.
+    pub async fn sound_out(&self) {
+        let Inner { peers, liveness, space, config, .. } = &*self.inner;
+        let body = frame::encode_pulse(config.node_id, liveness.process(), space.is_full());
+        let ask = |peer| {
+            peers.call(peer, Request { kind: Kind::Pulse, group: GroupId::CONTROLLER, body: vec![body.clone()] }, SOUND_OUT_DEADLINE)
+        };
+        futures_util::future::join_all(peers.known().into_iter().map(ask)).await;
     }
 }
 

@@ -185,10 +185,12 @@ impl Liveness {
         self.with(node, |life| life.promise += 1);
     }
 
-    /// Neighbours that were heard within `window`.
+    /// Neighbours that were heard within `window`, and whose address has not refused a connection since.
     pub fn heard_within(&self, window: Duration) -> Vec<NodeId> {
         let heard = |life: &Life| {
-            life.asked.is_some_and(|at| at.elapsed() <= window) || life.acknowledged.is_some_and(|(sent, _)| sent.elapsed() <= window)
+            let asked = life.asked.is_some_and(|at| at.elapsed() <= window);
+            let acknowledged = life.acknowledged.is_some_and(|(sent, _)| sent.elapsed() <= window);
+            !life.refused && (asked || acknowledged)
         };
         self.all().into_iter().filter(|(_, life)| heard(&lock(life))).map(|(node, _)| node).collect()
     }

@@ -27,6 +27,8 @@ pub const OPERATIONS_UNASKED: i32 = i32::MIN;
 const NO_LEADER: BrokerId = BrokerId(-1);
 
 pub async fn handle(broker: &Broker, session: &Session, version: i16, request: MetadataRequest) -> MetadataResponse {
+    // Clients ask the moment their leader dies, perhaps before this node has noticed. Told of the dead one they would ask again a second later.
+    broker.raft.sound_out().await;
     let asker = broker.asker(session);
     let live: BTreeSet<u64> = broker.raft.live_nodes().into_iter().collect();
     let view = View { broker, asker: &asker, live: &live, version, operations: request.include_topic_authorized_operations };
@@ -144,7 +146,8 @@ impl View<'_> {
 
     fn partition(&self, topic: &Topic, partition: i32, replicas: &[u64]) -> MetadataResponsePartition {
         let group = leaders::group(topic, partition);
-        let leader = self.broker.raft.leader_of(group).filter(|(leader, _)| self.live.contains(leader));
+        let leader = self.broker.raft.leader_of(group);
+        let leader = leader.filter(|(leader, _)| self.live.contains(leader) && self.broker.raft.reaches(*leader));
         let in_sync = match self.broker.raft.partition(group).filter(|replica| replica.leadership().is_leader) {
             Some(replica) => replica.in_sync_replicas(),
             // Only the leader knows; another says which could be.
