@@ -200,7 +200,12 @@ fn claim(writer: &Writer, node_id: NodeId) -> Result<BoxFuture<'static, io::Resu
 
 impl Node {
     /// Opens the data folder, starts the peer listener and the writer. Runs Raft on the calling tokio runtime, whoever opens groups later.
-    pub async fn start(env: Env, config: NodeConfig) -> Result<Node, NodeError> {
+    pub fn start(env: Env, config: NodeConfig) -> BoxFuture<'static, Result<Node, NodeError>> {
+        // Boxed, as what starts and stops a group is: so openraft is compiled once, with this crate, and not with each that awaits it.
+        Node::begin(env, config).boxed()
+    }
+
+    async fn begin(env: Env, config: NodeConfig) -> Result<Node, NodeError> {
         let (env, space) = Space::keep(&env, &config.data_dir)?;
         let (writer, lost) = lives::open_writer(&env, &config)?;
         claim(&writer, config.node_id)?.await?;
@@ -269,8 +274,12 @@ impl Node {
         self.inner.changing[lane % CHANGING].lock().await
     }
 
+    fn start_group(&self, plan: Plan) -> BoxFuture<'_, Result<Group, NodeError>> {
+        self.begin_group(plan).boxed()
+    }
+
     /// Starts a group on Raft's runtime.
-    async fn start_group(&self, plan: Plan) -> Result<Group, NodeError> {
+    async fn begin_group(&self, plan: Plan) -> Result<Group, NodeError> {
         let (node, id) = (self.clone(), plan.id);
         let start = async move {
             let Inner { env, writer, peers, config, liveness, awake, .. } = &*node.inner;

@@ -19,6 +19,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use openraft::ServerState;
 use openraft::impls::ProgressResponder;
 use openraft::impls::leader_id_std::LeaderId;
@@ -399,7 +401,11 @@ impl Group {
     }
 
     /// Offers leadership to the voter that knows most, of those not to be avoided; true once another node leads.
-    pub async fn transfer(&self, deadline: Duration, avoid: &BTreeSet<NodeId>) -> bool {
+    pub fn transfer<'a>(&'a self, deadline: Duration, avoid: &'a BTreeSet<NodeId>) -> BoxFuture<'a, bool> {
+        self.try_transfer(deadline, avoid).boxed()
+    }
+
+    async fn try_transfer(&self, deadline: Duration, avoid: &BTreeSet<NodeId>) -> bool {
         if !self.leadership().borrow().is_leader {
             return true;
         }
@@ -430,7 +436,11 @@ impl Group {
         tokio::time::timeout(deadline, elsewhere).await.is_ok_and(|seen| seen.is_ok())
     }
 
-    pub async fn stop(&self) {
+    pub fn stop(&self) -> BoxFuture<'_, ()> {
+        self.end().boxed()
+    }
+
+    async fn end(&self) {
         if let Err(error) = self.inner.raft.shutdown().await {
             tracing::warn!(group = ?self.inner.id, %error, "a Raft task ended badly");
         }
