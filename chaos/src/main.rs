@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use meridian_chaos::check::{Verdict, judge, tally};
 use meridian_chaos::history::{HistoryError, parse};
 use meridian_chaos::scenario::{self, Plan, Scenario, ScenarioError};
+use meridian_chaos::sim::sweep::{self, Sweep};
 use meridian_chaos::sim::{Broken, Mutations, log, region};
 
 #[derive(Debug, Parser)]
@@ -46,18 +47,15 @@ enum Command {
         /// What to simulate
         #[arg(long, value_enum, default_value_t = World::Region)]
         world: World,
-        /// Break it on purpose: acknowledge without fsync. The simulator must then find a loss
+        /// Break it on purpose: a finding must follow
+        #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(Mutations::ALL.iter().map(|(name, _)| *name)))]
+        mutation: Option<String>,
+        /// Threads, each with a seed of its own
+        #[arg(long, default_value_t = 1)]
+        jobs: usize,
+        /// Go on behind a seed that does not hold, and report all of them
         #[arg(long)]
-        no_fsync: bool,
-        /// Break it on purpose: cut damaged logs at the damage and believe the rest. The simulator must then find a loss
-        #[arg(long)]
-        trust_damaged: bool,
-        /// Break it on purpose: let a node vote though its data folder is older than peers remember it
-        #[arg(long)]
-        trust_old_votes: bool,
-        /// Break it on purpose: let a snapshot stand for more than has been purged. The simulator must then find a hole
-        #[arg(long)]
-        snapshot_too_new: bool,
+        keep_going: bool,
     },
     /// Play a scenario on real processes with a real client: exit status 0 when every promise holds, 1 when one does not, 77 when this
     /// machine lacks what it needs
@@ -98,9 +96,13 @@ enum Format {
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Check { history, acked_min, examples, format } => check(&history, acked_min, examples, format),
-        Command::Sim { seed, seeds, world, no_fsync, trust_damaged, trust_old_votes, snapshot_too_new } => {
+        Command::Sim { seed, seeds, world, mutation, jobs, keep_going } => {
             let seeds = seed.map_or(seeds, |seed| seed..seed.saturating_add(1));
-            sim(world, seeds, Mutations { no_fsync, trust_damaged, trust_old_votes, snapshot_too_new, ..Mutations::default() })
+            let mutations = mutation.and_then(|name| Mutations::named(&name)).unwrap_or_default();
+            match world {
+                World::Region => sim(&Sweep { seeds, jobs, keep_going }, |seed| region::simulate(seed, mutations)),
+                World::Log => sim(&Sweep { seeds, jobs, keep_going }, |seed| log::simulate(seed, mutations)),
+            }
         }
         Command::Run { scenario, seconds, rate, meridian, flights, dir } => {
             let beside = || std::env::current_exe().map(|exe| exe.with_file_name("meridian")).unwrap_or_default();
@@ -141,48 +143,8 @@ fn play(plan: Plan) -> ExitCode {
     }
 }
 
-fn sim(world: World, seeds: Range<u64>, mutations: Mutations) -> ExitCode {
-    let count = seeds.end.saturating_sub(seeds.start);
-    let result = match world {
-        World::Region => region_seeds(seeds, mutations),
-        World::Log => log_seeds(seeds, mutations),
-    };
-    let (trace, reached, missing) = match result {
-        Ok(held) => held,
-        Err(broken) => {
-            println!("{broken}");
-            return ExitCode::FAILURE;
-        }
-    };
-    println!("{count} seeds hold; trace of the last {trace:08x}; reached {reached}");
-    if count > 20 && !missing.is_empty() {
-        println!("proves nothing: never reached {}", missing.join(", "));
-        return ExitCode::FAILURE;
-    }
-    ExitCode::SUCCESS
-}
-
-/// Trace of the last seed, what all together reached, and what they never did.
-type Held = (u32, serde_json::Value, Vec<&'static str>);
-
-fn region_seeds(seeds: Range<u64>, mutations: Mutations) -> Result<Held, Broken> {
-    let (mut reached, mut trace) = (region::Reached::default(), 0);
-    for seed in seeds {
-        let outcome = region::simulate(seed, mutations)?;
-        reached.add(&outcome.reached);
-        trace = outcome.trace;
-    }
-    Ok((trace, serde_json::json!(reached), reached.missing()))
-}
-
-fn log_seeds(seeds: Range<u64>, mutations: Mutations) -> Result<Held, Broken> {
-    let (mut reached, mut trace) = (log::Reached::default(), 0);
-    for seed in seeds {
-        let outcome = log::simulate(seed, mutations)?;
-        reached.add(&outcome.reached);
-        trace = outcome.trace;
-    }
-    Ok((trace, serde_json::json!(reached), reached.missing()))
+fn sim<O: sweep::Lived>(sweep: &Sweep, simulate: impl Fn(u64) -> Result<O, Broken> + Sync) -> ExitCode {
+    if sweep.run(simulate, &mut std::io::stderr().lock()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// `A..B` with A < B.

@@ -183,7 +183,6 @@ fn node_config(config: &Config, credentials: &Credentials) -> Result<NodeConfig,
         tls: Some(credentials.peer(&config.mesh, &config.region)?),
         timing: TIMING,
         fsync: true,
-        flaws: Default::default(),
     })
 }
 

@@ -25,7 +25,6 @@ async fn start(node_id: NodeId, addresses: &BTreeMap<NodeId, SocketAddr>, folder
         tls: None,
         timing: Timing { heartbeat_ms: 100, election_min_ms: 300, election_max_ms: 600 },
         fsync: true,
-        flaws: Default::default(),
     };
     let node = Node::start(Env::real(), config).await.expect("a node");
     let region = Region { mesh: "test".to_owned(), name: "us".to_owned(), number: 1, superusers: Vec::new() };

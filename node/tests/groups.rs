@@ -42,7 +42,6 @@ impl Running {
             tls: None,
             timing: Timing { heartbeat_ms: 100, election_min_ms: 300, election_max_ms: 600 },
             fsync: true,
-            flaws: Default::default(),
         };
         let raft = Node::start(Env::real(), config).await.expect("a node");
         let region = Region { mesh: "test".to_owned(), name: "us".to_owned(), number: 1, superusers: Vec::new() };

@@ -68,7 +68,6 @@ async fn start(authority: &Authority, folder: &Path, region: &str, number: u8, l
         tls: None,
         timing: Timing { heartbeat_ms: 100, election_min_ms: 300, election_max_ms: 600 },
         fsync: true,
-        flaws: Default::default(),
     };
     let raft = Node::start(Env::real(), config).await.expect("a node");
     let names = Region { mesh: "test".to_owned(), name: region.to_owned(), number, superusers: Vec::new() };

@@ -78,17 +78,6 @@ pub struct NodeConfig {
     pub timing: Timing,
     /// False only in the simulator's mutation test.
     pub fsync: bool,
-    /// None but in the simulator's mutation tests.
-    pub flaws: Flaws,
-}
-
-/// Promises between replicas that are broken on purpose, so that the simulator shows that it would see it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Flaws {
-    /// A sleeping follower votes whenever it is asked.
-    pub sleepers_vote: bool,
-    /// A sleeping leader counts what any process of a follower's node acknowledges, whatever became of its promise.
-    pub any_bond_counts: bool,
 }
 
 /// Raft's clocks, milliseconds.
@@ -284,8 +273,8 @@ impl Node {
         let start = async move {
             let Inner { env, writer, peers, config, liveness, awake, .. } = &*node.inner;
             let (watch, takes_part) = (node.leadership_watch(), node.inner.lives.watch());
-            let NodeConfig { node_id, timing, flaws, .. } = *config;
-            let around = Surroundings { env, writer, peers, liveness, awake, takes_part, node_id, timing, flaws, watch };
+            let NodeConfig { node_id, timing, .. } = *config;
+            let around = Surroundings { env, writer, peers, liveness, awake, takes_part, node_id, timing, watch };
             Group::start(around, plan).await
         };
         let group = self.inner.runtime.spawn(start).await.map_err(|error| NodeError::Raft(error.to_string()))??;

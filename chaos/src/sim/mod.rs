@@ -4,23 +4,9 @@
 
 pub mod log;
 pub mod region;
+pub mod sweep;
 
-/// What may be broken on purpose, so that the oracle shows that it can fail.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Mutations {
-    /// Appends are acknowledged without `fdatasync`.
-    pub no_fsync: bool,
-    /// A damaged replica is cut at its damage, and opened as if nothing had been behind it.
-    pub trust_damaged: bool,
-    /// A node votes though its data folder is older than peers remember it.
-    pub trust_old_votes: bool,
-    /// What stands for purged records claims to stand for all that has been applied: whoever is sent it has a hole.
-    pub snapshot_too_new: bool,
-    /// A sleeping follower votes whenever it is asked.
-    pub sleepers_vote: bool,
-    /// A sleeping leader counts what any process of a follower's node acknowledges, whatever became of its promise.
-    pub any_bond_counts: bool,
-}
+pub use meridian_raft::env::Mutations;
 
 /// A broken promise, with the seed that shows it again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -84,7 +84,6 @@ async fn start_node(node_id: NodeId, addresses: &BTreeMap<NodeId, SocketAddr>, f
         tls: None,
         timing: Timing { heartbeat_ms: 100, election_min_ms: 400, election_max_ms: 800 },
         fsync: true,
-        flaws: Default::default(),
     };
     let raft = Node::start(env.clone(), config).await.expect("a node");
     let region = Region { mesh: "test".to_owned(), name: "us".to_owned(), number: 1, superusers: vec![Principal::user("root")] };

@@ -11,12 +11,14 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+mod mutations;
 mod real;
 #[cfg(feature = "sim")]
 mod simulated;
 
+pub use mutations::Mutations;
 #[cfg(feature = "sim")]
-pub use simulated::SimDisk;
+pub use simulated::{Ills, SimDisk};
 
 /// What a node may touch. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -25,18 +27,18 @@ pub struct Env {
     pub disk: Arc<dyn Disk>,
     pub net: Arc<dyn Net>,
     pub random: Arc<dyn Random>,
+    #[cfg(feature = "sim")]
     pub mutations: Mutations,
 }
 
-/// What is broken on purpose, in the simulator's mutation tests only: nothing else sets any of these.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Mutations {
-    /// A damaged replica is cut at its damage, and opened as if nothing had been behind it.
-    pub trust_damaged: bool,
-    /// Nobody asks whether a data folder is as old as peers remember it.
-    pub trust_old_votes: bool,
-    /// A snapshot claims to stand for all that has been applied, not for what has been purged: whoever is sent it has a hole.
-    pub snapshot_too_new: bool,
+impl Env {
+    /// What is broken on purpose; nothing in a build without the simulator.
+    pub(crate) fn mutations(&self) -> Mutations {
+        #[cfg(feature = "sim")]
+        return self.mutations;
+        #[cfg(not(feature = "sim"))]
+        return Mutations::NONE;
+    }
 }
 
 /// The wall clock.

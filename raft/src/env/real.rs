@@ -25,6 +25,7 @@ impl Env {
             disk: Arc::new(RealDisk),
             net: Arc::new(RealNet),
             random: Arc::new(RealRandom),
+            #[cfg(feature = "sim")]
             mutations: Mutations::default(),
         }
     }

@@ -30,7 +30,7 @@ impl Env {
     pub fn simulated(seed: u64, disk: SimDisk) -> Env {
         let started = *lock(&disk.state).started.get_or_insert_with(Instant::now);
         Env {
-            clock: Arc::new(SimClock { started }),
+            clock: Arc::new(SimClock { started, disk: disk.clone() }),
             disk: Arc::new(disk),
             net: Arc::new(SimNet),
             random: Arc::new(SimRandom(Mutex::new(StdRng::seed_from_u64(seed)))),
@@ -46,11 +46,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 struct SimClock {
     started: Instant,
+    disk: SimDisk,
 }
 
 impl Clock for SimClock {
     fn wall_us(&self) -> i64 {
-        WALL_BASE_US.saturating_add(i64::try_from(self.started.elapsed().as_micros()).unwrap_or(i64::MAX))
+        let elapsed_us = i64::try_from(self.started.elapsed().as_micros()).unwrap_or(i64::MAX);
+        let Ills { clock_offset_us, clock_drift_ppm, .. } = lock(&self.disk.state).ills;
+        WALL_BASE_US + elapsed_us + elapsed_us / 1_000_000 * clock_drift_ppm + clock_offset_us
     }
 }
 
@@ -61,6 +64,19 @@ impl Random for SimRandom {
     fn next_u64(&self) -> u64 {
         lock(&self.0).random()
     }
+}
+
+/// What is wrong with a machine just now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ills {
+    /// Every sync fails, and what it should have made durable is lost with the next crash, whatever a later sync says.
+    pub fail_syncs: bool,
+    pub fail_writes: bool,
+    /// Added to the time that a sync takes.
+    pub sync_delay: Duration,
+    /// The wall clock is off by this, and runs that much faster.
+    pub clock_offset_us: i64,
+    pub clock_drift_ppm: i64,
 }
 
 /// A disk that outlives its node's crashes. Clones are the same disk.
@@ -76,9 +92,9 @@ struct DiskState {
     /// Names as they would be after a crash.
     durable_names: BTreeMap<PathBuf, Arc<SimFile>>,
     dirs: BTreeSet<PathBuf>,
-    fail_syncs: bool,
-    /// What a sync takes beyond [`SYNC_DELAY`].
-    slower_by: Duration,
+    ills: Ills,
+    /// Operations that were made to fail, since ever.
+    failures: u64,
     /// Bytes that others than the node have filled.
     others_bytes: u64,
     /// The first node's start, so that a restarted node's clock goes on instead of starting again.
@@ -108,16 +124,17 @@ impl SimDisk {
 
     /// Makes every sync fail (or succeed again): a dying device.
     pub fn fail_syncs(&self, fail: bool) {
-        lock(&self.state).fail_syncs = fail;
+        self.ail(|ills| ills.fail_syncs = fail);
     }
 
-    /// Makes every sync take so much longer: a worn or busy device.
-    pub fn slow_down(&self, by: Duration) {
-        lock(&self.state).slower_by = by;
+    /// Changes what is wrong with the machine.
+    pub fn ail(&self, change: impl FnOnce(&mut Ills)) {
+        change(&mut lock(&self.state).ills);
     }
 
-    pub fn fails_syncs(&self) -> bool {
-        lock(&self.state).fail_syncs
+    /// Operations that failed because they were made to, since ever.
+    pub fn failures(&self) -> u64 {
+        lock(&self.state).failures
     }
 
     /// Somebody else fills the disk up to so many free bytes; None: takes his bytes away.
@@ -250,8 +267,13 @@ impl SimFile {
     /// Finds room for a file of that length.
     fn find_room(&self, length: usize) -> io::Result<()> {
         let held = lock(&self.content).volatile.len();
-        let state = lock(&self.disk);
+        let mut state = lock(&self.disk);
+        if state.ills.fail_writes {
+            state.failures += 1;
+            return Err(io::Error::other("simulated write failure"));
+        }
         if length > held && state.others_bytes > 0 && state.free_bytes() < (length - held) as u64 {
+            state.failures += 1;
             return Err(io::ErrorKind::StorageFull.into());
         }
         Ok(())
@@ -281,10 +303,12 @@ impl File for SimFile {
     }
     fn sync(&self) -> io::Result<()> {
         self.check_alive()?;
-        if lock(&self.disk).fail_syncs {
-            return Err(io::Error::other("simulated sync failure"));
-        }
+        let failed = failed_sync(&mut lock(&self.disk));
         let mut content = lock(&self.content);
+        if failed.is_err() {
+            content.unsynced.clear();
+            return failed;
+        }
         let Content { durable, unsynced, .. } = &mut *content;
         for change in unsynced.drain(..) {
             change.apply(durable);
@@ -295,7 +319,10 @@ impl File for SimFile {
         let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
         self.find_room(bytes)?;
         let length = lock(&self.content).volatile.len();
-        if length < bytes { self.change(Change::Length(bytes)) } else { Ok(()) }
+        if length >= bytes {
+            return Ok(());
+        }
+        self.change(Change::Length(bytes))
     }
     fn set_len(&self, bytes: u64) -> io::Result<()> {
         self.change(Change::Length(usize::try_from(bytes).map_err(io::Error::other)?))
@@ -303,6 +330,14 @@ impl File for SimFile {
     fn len(&self) -> io::Result<u64> {
         Ok(lock(&self.content).volatile.len() as u64)
     }
+}
+
+fn failed_sync(state: &mut DiskState) -> io::Result<()> {
+    if state.ills.fail_syncs {
+        state.failures += 1;
+        return Err(io::Error::other("simulated sync failure"));
+    }
+    Ok(())
 }
 
 impl Disk for SimDisk {
@@ -351,9 +386,7 @@ impl Disk for SimDisk {
     }
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let mut state = lock(&self.state);
-        if state.fail_syncs {
-            return Err(io::Error::other("simulated sync failure"));
-        }
+        failed_sync(&mut state)?;
         // A folder removed whole takes its children along, hence `starts_with` on what is gone.
         let DiskState { names, durable_names, dirs, .. } = &mut *state;
         durable_names.retain(|name, _| {
@@ -366,7 +399,7 @@ impl Disk for SimDisk {
         Ok(())
     }
     fn sync_delay(&self) -> BoxFuture<'static, ()> {
-        tokio::time::sleep(SYNC_DELAY + lock(&self.state).slower_by).boxed()
+        tokio::time::sleep(SYNC_DELAY + lock(&self.state).ills.sync_delay).boxed()
     }
     fn is_simulated(&self) -> bool {
         true

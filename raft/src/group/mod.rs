@@ -35,7 +35,7 @@ use tokio::time::Instant;
 use crate::batch::BatchHeader;
 use crate::env::Env;
 use crate::log::{FrameKind, Log, LogError, LogSettings};
-use crate::node::{Flaws, NodeError, Timing};
+use crate::node::{NodeError, Timing};
 use crate::partition::Leadership;
 use crate::peer::client::Peers;
 use crate::peer::liveness::Liveness;
@@ -194,7 +194,6 @@ pub(crate) struct Surroundings<'a> {
     pub awake: &'a Awake,
     pub node_id: NodeId,
     pub timing: Timing,
-    pub flaws: Flaws,
     pub watch: LeadershipWatch,
 }
 
@@ -236,11 +235,11 @@ impl Group {
     /// Recovers the log, starts openraft on it, and forms the group where that has never happened.
     pub async fn start(around: Surroundings<'_>, plan: Plan) -> Result<Group, NodeError> {
         let Plan { id, directory, voters, segment_bytes, host, mirror } = plan;
-        let rest = Arc::new(Rest::new(id, around.node_id, around.liveness.clone(), around.awake.clone(), around.flaws));
+        let rest = Arc::new(Rest::new(id, around.node_id, around.liveness.clone(), around.awake.clone(), around.env.mutations()));
         let snapshots = Snapshots::new(id, around.writer.clone());
         let purged = snapshots.purged()?;
         let log = Log::open_behind(around.env, around.writer, &directory, LogSettings { group: id, segment_bytes }, purged)?;
-        if !around.env.mutations.trust_damaged {
+        if !around.env.mutations().trust_damaged {
             storage::require_whole(&log, around.writer, id)?;
         }
         let watched_log = log.clone();

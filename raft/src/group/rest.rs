@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Types;
-use crate::node::Flaws;
+use crate::env::Mutations;
 use crate::peer::liveness::{Bond, Liveness};
 use crate::{GroupId, NodeId};
 
@@ -70,7 +70,7 @@ pub(crate) struct Rest {
     node_id: NodeId,
     liveness: Liveness,
     awake: Awake,
-    flaws: Flaws,
+    mutations: Mutations,
     asleep: AtomicBool,
     /// It has slept, and no proposal since has confirmed its lead.
     unconfirmed: AtomicBool,
@@ -90,14 +90,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Rest {
-    pub fn new(id: GroupId, node_id: NodeId, liveness: Liveness, awake: Awake, flaws: Flaws) -> Rest {
+    pub fn new(id: GroupId, node_id: NodeId, liveness: Liveness, awake: Awake, mutations: Mutations) -> Rest {
         awake.add(id);
         Rest {
             id,
             node_id,
             liveness,
             awake,
-            flaws,
+            mutations,
             asleep: AtomicBool::new(false),
             unconfirmed: AtomicBool::new(false),
             naps: AtomicU64::new(0),
@@ -174,7 +174,7 @@ impl Rest {
             return None;
         }
         let appended = lock(&self.appended).map(|at| at + self.liveness.spans().promise);
-        let pulsed = if self.is_asleep() && !self.flaws.sleepers_vote { self.liveness.promised_until(leader) } else { None };
+        let pulsed = if self.is_asleep() && !self.mutations.sleepers_vote { self.liveness.promised_until(leader) } else { None };
         appended.max(pulsed).filter(|until| *until > Instant::now())
     }
 
@@ -220,7 +220,7 @@ impl Rest {
         let bonds = bonds.as_ref().filter(|bonds| bonds.term == term)?;
         let acknowledged = |(node, bond): &(NodeId, Bond)| {
             let (sent, by) = self.liveness.acknowledgement(*node)?;
-            (by == *bond || self.flaws.any_bond_counts).then(|| bonds.until.map_or(sent, |until| sent.min(until)))
+            (by == *bond || self.mutations.any_bond_counts).then(|| bonds.until.map_or(sent, |until| sent.min(until)))
         };
         let mut times: Vec<Instant> = bonds.followers.iter().filter_map(acknowledged).collect();
         times.sort_unstable();

@@ -171,7 +171,17 @@ impl RaftLogReader<Types> for GroupStorage {
         &mut self,
         range: R,
     ) -> Result<Vec<EntryOf<Types>>, io::Error> {
-        self.log.entries(self.range(&range), usize::MAX)?.into_iter().map(entry_of).collect()
+        let entries = self.log.entries(self.range(&range), usize::MAX)?.into_iter().map(entry_of);
+        if !self.log.mutations().forgotten_producers {
+            return entries.collect();
+        }
+        let headless = |mut entry: EntryOf<Types>| {
+            if let EntryPayload::Normal(proposal) = &mut entry.payload {
+                proposal.batch = None;
+            }
+            entry
+        };
+        entries.map(|entry| entry.map(headless)).collect()
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<EntryOf<Types>>, io::Error> {
@@ -232,7 +242,9 @@ impl RaftLogStorage<Types> for GroupStorage {
         let before = self.read_vote().await?;
         self.rest.before_vote(before.as_ref(), vote).await;
         self.writer.note_change();
-        self.writer.save_meta(vote_key(self.group), Some(serde_json::to_vec(vote)?)).await?;
+        if !self.log.mutations().forgotten_vote || vote.is_committed() {
+            self.writer.save_meta(vote_key(self.group), Some(serde_json::to_vec(vote)?)).await?;
+        }
         *self.vote.lock().unwrap_or_else(PoisonError::into_inner) = Some(*vote);
         Ok(())
     }
@@ -273,7 +285,8 @@ impl RaftLogStorage<Types> for GroupStorage {
     }
 
     async fn truncate_after(&mut self, last: Option<LogIdOf<Types>>) -> Result<(), io::Error> {
-        self.log.truncate_after(last.map(|last| last.index)).await
+        let off = u64::from(self.log.mutations().truncate_off_by_one);
+        self.log.truncate_after(last.map(|last| last.index + off)).await
     }
 
     /// What is purged lies in the snapshot, which is durable; it also knows the offset behind.

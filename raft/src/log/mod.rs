@@ -198,7 +198,7 @@ impl Log {
     }
 
     pub(crate) fn mutations(&self) -> Mutations {
-        self.inner.env.mutations
+        self.inner.env.mutations()
     }
 
     /// First index not known to be durable.

@@ -264,7 +264,7 @@ impl Node {
     async fn judged(&self, verdict: Verdict) -> io::Result<()> {
         let now = self.inner.lives.now();
         let lost = self.inner.lives.lost.load(Ordering::Relaxed);
-        if self.inner.env.mutations.trust_old_votes {
+        if self.inner.env.mutations().trust_old_votes {
             return Ok(());
         }
         if verdict.stale && !lost || lost && verdict.remembered.boots >= now.boots {

@@ -16,7 +16,7 @@ use openraft::raft::ClientWriteResult;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use crate::batch::{Batch, BatchError};
+use crate::batch::{Batch, BatchError, BatchHeader};
 pub use crate::group::membership::{Behind, Membership, ReconfigureError};
 use crate::group::{Group, Outcome, Proposal, Types};
 use crate::log::{FrameKind, Log};
@@ -204,6 +204,9 @@ impl Partition {
         // Behind the judgement, which lets go of what an earlier leadership left waiting, and needs no room for a retry.
         let reserved = self.reserve(batch.bytes().len())?;
         let outcome = self.propose(FrameKind::Batch, 0, batch.bytes().clone(), term);
+        if self.inner.group.log().mutations().ack_before_commit {
+            return Ok(self.clone().held_here(header.crc, self.high_watermark()).boxed());
+        }
         if header.producer_id < 0 {
             return Ok(confirmed(outcome, reserved).boxed());
         }
@@ -216,6 +219,22 @@ impl Partition {
         let pending: Pending = watched.boxed().shared();
         producers.proposed(&header, pending.clone());
         Ok(pending.boxed())
+    }
+
+    /// A mutation's answer: as soon as this replica holds the batch.
+    async fn held_here(self, crc: u32, mut from: i64) -> Result<Appended, AppendError> {
+        loop {
+            let end = self.log_end_offset();
+            let batches = self.inner.group.log().read_batches(from, end, usize::MAX);
+            for header in batches.iter().flatten().filter_map(|batch| BatchHeader::decode(&batch.bytes)) {
+                let last_offset = header.base_offset + i64::from(header.last_offset_delta);
+                if header.crc == crc {
+                    return Ok(Appended { base_offset: header.base_offset, last_offset, duplicate: false });
+                }
+                from = last_offset + 1;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     fn leading(&self) -> Result<Leadership, AppendError> {

@@ -85,7 +85,7 @@ impl Task {
                 undamaged => undamaged.map(|_| ()),
             };
             let outcome = match salvaged {
-                Ok(()) if self.env.mutations.trust_damaged => return true,
+                Ok(()) if self.env.mutations().trust_damaged => return true,
                 Ok(()) => tokio::select! {
                     biased;
                     _ = cancelled.wait_for(|cancelled| *cancelled) => return false,

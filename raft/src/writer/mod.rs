@@ -118,7 +118,7 @@ impl Writer {
             changes: AtomicU64::new(0),
             failure: watch::Sender::default(),
         });
-        let mut rounds = Rounds::new(shared.clone(), env.disk.clone(), log, fsync);
+        let mut rounds = Rounds::new(shared.clone(), env, log, fsync);
         let disk = env.disk.clone();
         if disk.is_simulated() {
             tokio::spawn(async move {

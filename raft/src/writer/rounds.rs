@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::meta::MetaLog;
 use super::sync::{SyncPool, Target};
 use super::{Job, Shared, lock};
-use crate::env::{Disk, File};
+use crate::env::{Disk, Env, File};
 use crate::log::Flushed;
 
 /// Jobs of one group-commit round.
@@ -35,6 +35,8 @@ pub(super) struct Rounds {
     shared: Arc<Shared>,
     meta: MetaLog,
     fsync: bool,
+    /// Only as a mutation.
+    ignores_sync_errors: bool,
     failed: Option<String>,
     disk: Arc<dyn Disk>,
     /// Files and folders that a round made.
@@ -50,14 +52,15 @@ pub(super) struct Rounds {
 }
 
 impl Rounds {
-    pub(super) fn new(shared: Arc<Shared>, disk: Arc<dyn Disk>, meta: MetaLog, fsync: bool) -> Rounds {
+    pub(super) fn new(shared: Arc<Shared>, env: &Env, meta: MetaLog, fsync: bool) -> Rounds {
         Rounds {
             shared,
             meta,
-            fsync,
+            fsync: fsync && !env.mutations().no_fsync,
+            ignores_sync_errors: env.mutations().ignored_sync_error,
             failed: None,
-            pool: SyncPool::new(!disk.is_simulated()),
-            disk,
+            pool: SyncPool::new(!env.disk.is_simulated()),
+            disk: env.disk.clone(),
             created: Vec::new(),
             folders: BTreeSet::new(),
             pending: Vec::new(),
@@ -221,7 +224,10 @@ impl Rounds {
         }
         let files = pending.len() as u64;
         let started = Instant::now();
-        self.pool.sync_all(pending.into_iter().map(|pending| Target::File(pending.file)).collect())?;
+        let synced = self.pool.sync_all(pending.into_iter().map(|pending| Target::File(pending.file)).collect());
+        if !self.ignores_sync_errors {
+            synced?;
+        }
         let took = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         let mut stats = lock(&self.shared.stats);
         stats.syncs += files;

@@ -282,7 +282,6 @@ impl Region {
                 tls: None,
                 timing: Timing { heartbeat_ms: 100, election_min_ms: 300, election_max_ms: 600 },
                 fsync: true,
-                flaws: Default::default(),
             };
             let node = Node::start(Env::real(), config).await.expect("a node");
             members.insert(node_id, Member { node, links: None, partitions: Vec::new(), _folder: folder });

@@ -45,18 +45,23 @@ impl Reached {
         self.segments_rolled += other.segments_rolled;
     }
 
+    /// Name, count, and whether a range of seeds must reach it.
+    pub fn table(&self) -> Vec<(&'static str, u64, bool)> {
+        vec![
+            ("appends", self.appends, true),
+            ("acknowledged", self.acknowledged, true),
+            ("power_cuts", self.power_cuts, true),
+            ("unacknowledged_lost", self.unacknowledged_lost, true),
+            ("unacknowledged_kept", self.unacknowledged_kept, true),
+            ("truncations", self.truncations, true),
+            ("failed_syncs", self.failed_syncs, true),
+            ("segments_rolled", self.segments_rolled, true),
+        ]
+    }
+
     /// Names of the dangerous states that were never reached.
     pub fn missing(&self) -> Vec<&'static str> {
-        let states = [
-            ("acknowledged", self.acknowledged),
-            ("power_cuts", self.power_cuts),
-            ("unacknowledged_lost", self.unacknowledged_lost),
-            ("unacknowledged_kept", self.unacknowledged_kept),
-            ("truncations", self.truncations),
-            ("failed_syncs", self.failed_syncs),
-            ("segments_rolled", self.segments_rolled),
-        ];
-        states.into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name).collect()
+        self.table().into_iter().filter(|(_, count, required)| *required && *count == 0).map(|(name, _, _)| name).collect()
     }
 }
 

@@ -63,9 +63,9 @@ struct Running {
 
 impl Running {
     fn open(seed: u64, disk: &SimDisk, mutations: Mutations) -> Result<Running, String> {
-        let env = Env::simulated(seed, disk.clone());
-        let writer =
-            Writer::start(&env, Path::new("/data"), !mutations.no_fsync).map_err(|error| format!("the writer does not start: {error}"))?;
+        let mut env = Env::simulated(seed, disk.clone());
+        env.mutations = mutations;
+        let writer = Writer::start(&env, Path::new("/data"), true).map_err(|error| format!("the writer does not start: {error}"))?;
         let settings = LogSettings { group: GroupId { topic: uuid::Uuid::from_u128(1), partition: 0 }, segment_bytes: SEGMENT_BYTES };
         let log = Log::open(&env, &writer, Path::new(LOG_DIR), settings).map_err(|error| format!("the log does not open: {error}"))?;
         Ok(Running { log, writer, durable: Arc::default(), failed: Arc::default(), failing_from: None })

@@ -170,6 +170,9 @@ impl GroupOracle<'_> {
         }
         let mut next = reference.first().map_or(start, |batch| offsets_of(batch).start);
         let mut offsets = BTreeMap::new();
+        if let Some(pair) = reference.windows(2).find(|pair| pair[0].append_time_us >= pair[1].append_time_us) {
+            self.breaks(format!("append times go back from {} to {}", pair[0].append_time_us, pair[1].append_time_us));
+        }
         for batch in reference {
             let Some(header) = BatchHeader::decode(&batch.bytes) else {
                 self.breaks(format!("no batch at offset {next}"));

@@ -24,10 +24,14 @@ use crate::sim::Mutations;
 const FAULTS: Duration = Duration::from_secs(6);
 const HEALING: Duration = Duration::from_secs(20);
 const TICK: Duration = Duration::from_millis(1);
+/// A process that ended itself over a disk that is sound again is started after this time.
+const RESTART_MS: u64 = 50;
 /// Between two looks at whether the healed replicas agree.
 const LOOK_TICKS: u32 = 100;
 /// Offsets that every healed partition must acknowledge anew.
 const SERVED_MIN: i64 = 20;
+
+pub(super) const LATENCY_MAX: Duration = Duration::from_millis(3);
 
 type Mend = Box<dyn FnOnce(&mut Run)>;
 
@@ -41,6 +45,9 @@ pub(in crate::sim) struct Run {
     down: BTreeSet<NodeId>,
     mends: Vec<(Duration, Mend)>,
     pub decay: Decay,
+    /// The one node whose disk fails or is full.
+    pub ailing: Option<NodeId>,
+    healing: bool,
 }
 
 impl Run {
@@ -52,7 +59,9 @@ impl Run {
             .simulation_duration(FAULTS + HEALING + Duration::from_secs(5))
             .tick_duration(TICK)
             .min_message_latency(Duration::from_micros(100))
-            .max_message_latency(Duration::from_millis(3))
+            .max_message_latency(LATENCY_MAX)
+            // Of links that break by themselves; nothing else does before a fault says so.
+            .repair_rate(0.3)
             .build();
         let oracle: Shared<Oracle> = Arc::default();
         let streams: Arc<BTreeMap<GroupId, Arc<Stream>>> =
@@ -73,13 +82,44 @@ impl Run {
             let site = site.clone();
             sim.host(host(*node), move || site.clone().live());
         }
-        Run { sim, random, sites, oracle, profile, streams, down: BTreeSet::new(), mends: Vec::new(), decay: Decay::default() }
+        Run {
+            sim,
+            random,
+            sites,
+            oracle,
+            profile,
+            streams,
+            down: BTreeSet::new(),
+            mends: Vec::new(),
+            decay: Decay::default(),
+            ailing: None,
+            healing: false,
+        }
     }
 
     /// One tick of simulated time; the first broken promise ends the run.
     fn tick(&mut self) -> Result<(), String> {
         self.sim.step().map_err(|error| format!("a node ended: {error}"))?;
+        self.bury();
         lock(&self.oracle).broken.clone().map_or(Ok(()), Err)
+    }
+
+    /// Processes that ended themselves take with them what their disk did not make durable.
+    fn bury(&mut self) {
+        let ended: Vec<NodeId> = self.sites.values().filter(|site| lock(&site.running).ended).map(|site| site.node).collect();
+        for node in ended {
+            lock(&self.oracle).reached.fail_stops += 1;
+            self.power_off(node, None);
+            let ailing = self.ailing == Some(node);
+            if !ailing {
+                self.mend_after(RESTART_MS, move |run| run.power_on(node));
+            }
+        }
+    }
+
+    /// Faults may still begin.
+    pub fn breaks(&self) -> bool {
+        !self.healing
     }
 
     /// First phase: safety.
@@ -159,7 +199,10 @@ impl Run {
     /// Second phase: liveness. Everything works again; every partition has to serve, and its replicas to catch up with all that was
     /// acknowledged, and hold the same.
     pub fn healing(&mut self) -> Result<(), String> {
-        self.mend(true);
+        self.healing = true;
+        while !self.mends.is_empty() {
+            self.mend(true);
+        }
         let deadline = self.sim.elapsed() + HEALING;
         let groups: Vec<GroupId> = self.streams.keys().copied().collect();
         let mut waiting: BTreeMap<GroupId, i64> =
@@ -167,6 +210,7 @@ impl Run {
         loop {
             for _ in 0..LOOK_TICKS {
                 self.tick()?;
+                self.mend(false);
             }
             waiting.retain(|id, least| {
                 let end = lock(&self.oracle).group(*id).acknowledged_end();

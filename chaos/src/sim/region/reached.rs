@@ -47,17 +47,29 @@ reached! {
     /// Replicas that fell asleep, and that woke.
     required quiesced;
     required woken;
+    /// Leaders that handed over to another.
+    required transfers;
 
     // Faults.
     required power_cuts;
     /// Power cuts of a node that led.
     required leaders_cut;
     required network_cuts;
-    /// Nodes that ended because their disk failed.
-    required disks_failed;
+    required one_way_cuts;
+    required flaps;
+    required losses;
+    required latency_spikes;
+    /// Links that delivered nothing for a while, and then everything.
+    required stalls;
+    required clock_jumps;
+    required clock_drifts;
+    /// Disks that failed syncs or writes.
+    required failed_disks;
     /// Disks that became full under a running node, which refused new data from then on.
     required disks_full;
     required slow_disks;
+    /// Nodes that ended themselves because their disk failed.
+    required fail_stops;
     /// Bits flipped in files of a node that was down, files cut, deleted, or replaced by older copies.
     required decays;
     /// Of them, those that took a node's votes: its meta log damaged, or its whole disk old or empty.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use meridian_raft::env::{Env, SimDisk};
-use meridian_raft::node::{Flaws, Node, NodeConfig, NodeError, Timing};
+use meridian_raft::node::{Node, NodeConfig, NodeError, Timing};
 use meridian_raft::partition::{Partition, PartitionSpec};
 use meridian_raft::{GroupId, NodeId};
 
@@ -24,6 +24,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// Clients that rest do so for the last part of each stretch.
 const STRETCH_MS: u128 = 2_500;
 const REST_MS: u128 = 1_700;
+/// A failed node may ask its peers to lead in its place for this long.
+const FAREWELL_PATIENCE: Duration = Duration::from_secs(1);
 const TIMING: Timing = Timing { heartbeat_ms: 50, election_min_ms: 150, election_max_ms: 300 };
 
 pub(super) type Shared<T> = Arc<Mutex<T>>;
@@ -57,6 +59,8 @@ pub(super) struct Site {
 pub(super) struct Running {
     pub node: Option<Node>,
     pub partitions: BTreeMap<GroupId, Partition>,
+    /// The process has ended by itself, over a disk that failed.
+    pub ended: bool,
 }
 
 impl Site {
@@ -93,52 +97,57 @@ impl Site {
             peers: (1..=self.profile.nodes).map(|node| (node, format!("{}:{PORT}", host(node)))).collect(),
             tls: None,
             timing: TIMING,
-            fsync: !self.mutations.no_fsync,
-            flaws: Flaws { sleepers_vote: self.mutations.sleepers_vote, any_bond_counts: self.mutations.any_bond_counts },
+            fsync: true,
         }
     }
 
-    /// The node's program: starts it with its replicas, and lets every workload act on each of them.
+    /// The node's program. It ends when the node cannot go on, as the real process does; without a failing disk that is a finding.
     pub async fn live(self) -> turmoil::Result {
+        let sound = self.disk.failures();
+        let watched = async {
+            loop {
+                tokio::time::sleep(LOOK_AGAIN).await;
+                if let Some(why) = lock(&self.running).node.as_ref().and_then(Node::failure) {
+                    return why;
+                }
+            }
+        };
+        let why = tokio::select! {
+            biased;
+            ended = self.clone().run() => match ended {
+                Ok(()) => return Ok(()),
+                Err(error) => error.to_string(),
+            },
+            why = watched => why,
+        };
+        if self.disk.failures() == sound {
+            return Err(format!("node {} cannot go on though its disk is sound: {why}", self.node).into());
+        }
+        let node = lock(&self.running).node.clone();
+        if let Some(node) = node {
+            let _ = tokio::time::timeout(FAREWELL_PATIENCE, node.disk_failed()).await;
+            node.abandon().await;
+        }
+        lock(&self.running).ended = true;
+        Ok(())
+    }
+
+    /// Starts the node with its replicas, and lets every workload act on each of them.
+    async fn run(self) -> turmoil::Result {
         let boot = {
             let mut boots = lock(&self.boots);
             *boots += 1;
             *boots
         };
         let mut env = Env::simulated(self.seed.wrapping_add(boot), self.disk.clone());
-        env.mutations.snapshot_too_new = self.mutations.snapshot_too_new;
-        env.mutations.trust_damaged = self.mutations.trust_damaged;
-        env.mutations.trust_old_votes = self.mutations.trust_old_votes;
-        let node = match Node::start(env, self.config()).await {
-            Err(_) if self.disk.fails_syncs() => return self.ends().await,
-            started => started?,
-        };
+        env.mutations = self.mutations;
+        let node = Node::start(env, self.config()).await?;
         // Fast enough to pass over everything while a run lasts.
         node.limit_scrub(SCRUB_BYTES_PER_S, SCRUB_PAUSE);
         lock(&self.running).node = Some(node.clone());
         let placed = self.profile.partitions.iter();
-        tokio::select! {
-            biased;
-            _ = node.disk_failed() => {
-                node.abandon().await;
-                self.ends().await
-            }
-            lived = futures_util::future::try_join_all(placed.map(|spec| self.host(&node, spec))) => match lived {
-                Err(_) if self.disk.fails_syncs() => {
-                    node.abandon().await;
-                    self.ends().await
-                }
-                lived => Ok(lived.map(drop)?),
-            },
-        }
-    }
-
-    /// The program of a node whose disk has failed: it is no more. What is in memory is gone, the machine is still there.
-    async fn ends(&self) -> turmoil::Result {
-        std::mem::take(&mut *lock(&self.running));
-        self.streams.values().for_each(|stream| stream.forget(self.node));
-        lock(&self.oracle).reached.disks_failed += 1;
-        std::future::pending().await
+        futures_util::future::try_join_all(placed.map(|spec| self.host(&node, spec))).await?;
+        Ok(())
     }
 
     /// One replica's life: it is opened, acted upon, when it is found damaged waited for, and deleted when the partition has moved away.

@@ -1,7 +1,8 @@
-//! Disks that fail, fill up, or are slow.
+//! Disks that fail, fill up, or are slow. A node that cannot write must not acknowledge.
 
 use std::time::Duration;
 
+use meridian_raft::env::Ills;
 use rand::Rng;
 
 use crate::sim::region::phases::Run;
@@ -10,21 +11,22 @@ use crate::sim::region::site::lock;
 /// The limits below which a simulated node refuses data are far above this.
 const FREE_BYTES_MAX: u64 = 200_000;
 
-/// Every sync fails, so the node has to end by itself; then the power goes, with all that was not synced, and the disk works again.
+/// Syncs or writes fail, so the node has to end by itself. What a failed sync should have kept is gone, whatever the next one says.
 pub(super) fn fail(run: &mut Run) -> bool {
     let node = run.any_node();
-    let disk = run.sites[&node].disk.clone();
-    if !run.is_up(node) || disk.fails_syncs() {
+    if !run.is_up(node) || run.ailing.is_some() {
         return false;
     }
-    disk.fail_syncs(true);
-    let lasts_ms = run.random.random_range(100..1500);
+    let syncs = run.random.random_bool(0.6);
+    let fails = move |ills: &mut Ills, fail: bool| if syncs { ills.fail_syncs = fail } else { ills.fail_writes = fail };
+    run.ailing = Some(node);
+    run.sites[&node].disk.ail(|ills| fails(ills, true));
+    lock(&run.oracle).reached.failed_disks += 1;
+    let lasts_ms = run.random.random_range(20..1500);
     run.mend_after(lasts_ms, move |run| {
-        run.sites[&node].disk.fail_syncs(false);
-        if run.is_up(node) {
-            run.power_off(node, None);
-            run.power_on(node);
-        }
+        run.ailing = None;
+        run.sites[&node].disk.ail(|ills| fails(ills, false));
+        run.power_on(node);
     });
     true
 }
@@ -32,32 +34,31 @@ pub(super) fn fail(run: &mut Run) -> bool {
 /// Somebody else takes all but little of the disk, and gives it back later.
 pub(super) fn fill(run: &mut Run) -> bool {
     let node = run.any_node();
-    if !run.is_up(node) {
+    if !run.is_up(node) || run.ailing.is_some() {
         return false;
     }
+    run.ailing = Some(node);
     let left = run.random.random_range(0..FREE_BYTES_MAX);
     run.sites[&node].disk.leave_free(Some(left));
     let lasts_ms = run.random.random_range(200..3000);
     run.mend_after(lasts_ms, move |run| {
+        run.ailing = None;
         let site = &run.sites[&node];
         site.disk.leave_free(None);
         let refused = lock(&site.running).node.as_ref().map(|node| node.stats().disk_full);
         lock(&run.oracle).reached.disks_full += u64::from(refused == Some(true));
-        if refused.is_none() && run.is_up(node) {
-            // What it could not do without went beyond its reserve: it has ended, as it must.
-            run.power_off(node, None);
-            run.power_on(node);
-        }
+        // What it could not do without may have gone beyond its reserve: then it has ended, as it must.
+        run.power_on(node);
     });
     true
 }
 
-pub(super) fn slow(run: &mut Run) -> bool {
+pub(super) fn slow_down(run: &mut Run) -> bool {
     let node = run.any_node();
-    let by = Duration::from_millis(run.random.random_range(5..120));
-    run.sites[&node].disk.slow_down(by);
+    let sync_delay = Duration::from_millis(run.random.random_range(5..120));
+    run.sites[&node].disk.ail(|ills| ills.sync_delay = sync_delay);
     lock(&run.oracle).reached.slow_disks += 1;
     let lasts_ms = run.random.random_range(100..2000);
-    run.mend_after(lasts_ms, move |run| run.sites[&node].disk.slow_down(Duration::ZERO));
+    run.mend_after(lasts_ms, move |run| run.sites[&node].disk.ail(|ills| ills.sync_delay = Duration::ZERO));
     true
 }

@@ -1,5 +1,6 @@
 //! Everything that can go wrong. A new fault is a function and a line in [`FAULTS`].
 
+mod clock;
 pub(super) mod decay;
 mod disk;
 mod moves;
@@ -13,7 +14,7 @@ pub(in crate::sim) struct Fault {
     pub name: &'static str,
     /// Chances in [`CHANCES`] that it begins in a given millisecond.
     pub chances: u32,
-    /// Part of every run; the others are part of every second one.
+    /// Part of every run; the others are part of some.
     pub always: bool,
     /// Begins it, and has [`Run::mend_after`] undo it; false where it is not possible now.
     pub begin: fn(&mut Run) -> bool,
@@ -28,12 +29,19 @@ impl std::fmt::Debug for Fault {
 pub(in crate::sim) const CHANCES: u32 = 10_000;
 
 pub(in crate::sim) const FAULTS: &[Fault] = &[
+    Fault { name: "clock-drift", chances: 8, always: false, begin: clock::drift },
+    Fault { name: "clock-jump", chances: 8, always: false, begin: clock::jump },
     Fault { name: "decay", chances: 40, always: true, begin: decay::decay },
-    Fault { name: "disk-error", chances: 5, always: false, begin: disk::fail },
+    Fault { name: "disk-failed", chances: 8, always: false, begin: disk::fail },
     Fault { name: "disk-full", chances: 8, always: false, begin: disk::fill },
-    Fault { name: "disk-slow", chances: 8, always: false, begin: disk::slow },
+    Fault { name: "disk-slow", chances: 8, always: false, begin: disk::slow_down },
     Fault { name: "move", chances: 25, always: true, begin: moves::start },
     Fault { name: "network-cut", chances: 15, always: true, begin: network::cut },
+    Fault { name: "network-cut-one-way", chances: 8, always: false, begin: network::cut_one_way },
+    Fault { name: "network-flaps", chances: 8, always: false, begin: network::flap },
+    Fault { name: "network-loses", chances: 8, always: false, begin: network::lose },
+    Fault { name: "network-slow", chances: 8, always: false, begin: network::slow_down },
+    Fault { name: "network-stalls", chances: 8, always: false, begin: network::stall },
     Fault { name: "power-cut", chances: 8, always: true, begin: power::cut_one },
     Fault { name: "power-cut-of-all", chances: 3, always: true, begin: power::cut_all },
 ];

@@ -3,6 +3,7 @@
 mod idempotent;
 mod moves;
 mod plain;
+mod transfer;
 mod trim;
 mod watch;
 
@@ -46,6 +47,7 @@ pub(in crate::sim) const WORKLOADS: &[Workload] = &[
     Workload { name: "idempotent", always: true, run: |place| idempotent::append(place).boxed() },
     Workload { name: "moves", always: true, run: |place| moves::carry_out(place).boxed() },
     Workload { name: "plain", always: true, run: |place| plain::append(place).boxed() },
+    Workload { name: "transfer", always: false, run: |place| transfer::transfer(place).boxed() },
     Workload { name: "trim", always: false, run: |place| trim::delete(place).boxed() },
     Workload { name: "watch", always: true, run: |place| watch::watch(place).boxed() },
 ];

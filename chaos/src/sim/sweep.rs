@@ -1,0 +1,129 @@
+//! Many seeds, on many threads: what they reached together, and which did not hold.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::{Broken, log, region};
+
+/// Between two lines of progress.
+const PROGRESS_EVERY: Duration = Duration::from_secs(5);
+/// Fewer seeds need not reach every dangerous state.
+const SEEDS_PROVING: u64 = 50;
+/// Findings to print.
+const FINDINGS_MAX: usize = 50;
+
+/// A run's end, of any world.
+pub trait Lived: Send {
+    fn trace(&self) -> u32;
+    /// Name, count, and whether a range of seeds must reach it.
+    fn reached(&self) -> Vec<(&'static str, u64, bool)>;
+}
+
+impl Lived for region::Outcome {
+    fn trace(&self) -> u32 {
+        self.trace
+    }
+    fn reached(&self) -> Vec<(&'static str, u64, bool)> {
+        self.reached.table()
+    }
+}
+
+impl Lived for log::Outcome {
+    fn trace(&self) -> u32 {
+        self.trace
+    }
+    fn reached(&self) -> Vec<(&'static str, u64, bool)> {
+        self.reached.table()
+    }
+}
+
+/// What to simulate.
+#[derive(Debug, Clone)]
+pub struct Sweep {
+    pub seeds: Range<u64>,
+    pub jobs: usize,
+    /// Not only up to the first finding.
+    pub keep_going: bool,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    reached: BTreeMap<&'static str, (u64, bool)>,
+    traces: BTreeMap<u64, u32>,
+    broken: Vec<Broken>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Sweep {
+    /// Runs the seeds, tells of progress on `progress` and of the result on stdout; true when every seed holds and all dangers were met.
+    pub fn run<O: Lived>(&self, simulate: impl Fn(u64) -> Result<O, Broken> + Sync, progress: &mut dyn Write) -> bool {
+        let (next, stop, tally) = (AtomicU64::new(self.seeds.start), AtomicBool::new(false), Mutex::<Tally>::default());
+        let work = || {
+            while !stop.load(Ordering::Relaxed) {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= self.seeds.end {
+                    return;
+                }
+                let lived = simulate(seed);
+                let held = lived.is_ok();
+                lock(&tally).take(seed, lived);
+                if !held && !self.keep_going {
+                    stop.store(true, Ordering::Relaxed);
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..self.jobs.max(1)).map(|_| scope.spawn(work)).collect();
+            let mut waited = Duration::ZERO;
+            while !workers.iter().all(|worker| worker.is_finished()) {
+                std::thread::sleep(Duration::from_millis(50));
+                waited += Duration::from_millis(50);
+                if waited.as_millis().is_multiple_of(PROGRESS_EVERY.as_millis()) {
+                    let tally = lock(&tally);
+                    // Progress is a courtesy: nothing depends on its being seen.
+                    let _ = writeln!(progress, "{} seeds hold, {} do not", tally.traces.len(), tally.broken.len());
+                }
+            }
+        });
+        let tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
+        tally.print();
+        tally.broken.is_empty() && (self.seeds.end - self.seeds.start < SEEDS_PROVING || tally.missing().is_empty())
+    }
+}
+
+impl Tally {
+    fn take<O: Lived>(&mut self, seed: u64, lived: Result<O, Broken>) {
+        let outcome = match lived {
+            Ok(outcome) => outcome,
+            Err(broken) => return self.broken.push(broken),
+        };
+        self.traces.insert(seed, outcome.trace());
+        for (name, count, required) in outcome.reached() {
+            let (sum, _) = self.reached.entry(name).or_insert((0, required));
+            *sum += count;
+        }
+    }
+
+    fn missing(&self) -> Vec<&'static str> {
+        self.reached.iter().filter(|(_, (count, required))| *required && *count == 0).map(|(name, _)| *name).collect()
+    }
+
+    fn print(&self) {
+        self.broken.iter().take(FINDINGS_MAX).for_each(|broken| println!("{broken}"));
+        for (name, (count, _)) in &self.reached {
+            println!("{count:>12} {name}");
+        }
+        let last = self.traces.last_key_value().map_or(0, |(_, trace)| *trace);
+        println!("{} seeds hold, {} do not; trace of the last {last:08x}", self.traces.len(), self.broken.len());
+        if !self.missing().is_empty() {
+            println!("never reached: {}", self.missing().join(", "));
+        }
+    }
+}
