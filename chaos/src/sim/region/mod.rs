@@ -9,6 +9,7 @@
 
 mod faults;
 mod oracle;
+mod panics;
 mod phases;
 mod placement;
 mod profile;
@@ -33,18 +34,27 @@ pub struct Outcome {
 /// Runs one seed from beginning to end. A panic anywhere in the simulated nodes is a finding as well.
 pub fn simulate(seed: u64, mutations: Mutations) -> Result<Outcome, Broken> {
     let broken = |step, what| Broken { world: "region", seed, step, what };
-    let lived = std::panic::catch_unwind(|| {
-        let mut run = Run::new(seed, mutations);
+    let lived = panics::caught(|| {
+        let mut life = Life(Some(Run::new(seed, mutations)));
+        let Some(run) = &mut life.0 else { return Err(broken(0, "no run".to_owned())) };
         let result = run.faults().and_then(|()| run.healing());
         let step = run.sim.elapsed().as_millis() as u64;
         let oracle = lock(&run.oracle);
         oracle.broken.clone().map_or(result, Err).map_err(|what| broken(step, what))?;
         Ok(Outcome { seed, trace: oracle.trace, reached: oracle.reached })
     });
-    lived.unwrap_or_else(|panic| {
-        let what = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        Err(broken(0, format!("a node panicked: {}", what.unwrap_or_default())))
-    })
+    lived.unwrap_or_else(|panic| Err(broken(0, format!("a node panicked: {panic}"))))
+}
+
+/// A run; when a node has panicked its remains are not to be touched again, or their own destructors panic.
+struct Life(Option<Run>);
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::mem::forget(self.0.take());
+        }
+    }
 }
 
 #[cfg(test)]

@@ -27,9 +27,10 @@ impl Profile {
     pub fn choose(random: &mut StdRng) -> Profile {
         let nodes = if random.random_bool(0.7) { 3 } else { 5 };
         let partitions = (0..random.random_range(1..=3)).map(|partition| spec(partition, nodes, random)).collect();
-        // Some runs meet everything at once; in others the few faults have a quiet world to themselves.
-        let share = *[0.1, 0.25, 0.5].choose(random).unwrap_or(&0.5);
-        let faults = FAULTS.iter().filter(|fault| fault.always || random.random_bool(share)).collect();
+        // Some runs meet nearly everything at once; in others one fault has a quieter world to itself.
+        let count = *[1, 2, 4, 8].choose(random).unwrap_or(&8);
+        let (always, sometimes): (Vec<&Fault>, Vec<&Fault>) = FAULTS.iter().partition(|fault| fault.always);
+        let faults = always.into_iter().chain(sometimes.choose_multiple(random, count).copied()).collect();
         let workloads = WORKLOADS.iter().filter(|workload| workload.always || random.random_bool(0.5)).collect();
         let rests = random.random_bool(0.5);
         Profile { nodes, partitions, faults, workloads, rests }
