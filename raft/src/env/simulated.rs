@@ -95,6 +95,8 @@ struct DiskState {
     ills: Ills,
     /// Operations that were made to fail, since ever.
     failures: u64,
+    /// Files that were changed behind the node's back, since ever.
+    touched: u64,
     /// Bytes that others than the node have filled.
     others_bytes: u64,
     /// The first node's start, so that a restarted node's clock goes on instead of starting again.
@@ -137,6 +139,11 @@ impl SimDisk {
         lock(&self.state).failures
     }
 
+    /// Files that were changed behind the node's back, since ever.
+    pub fn touched(&self) -> u64 {
+        lock(&self.state).touched
+    }
+
     /// Somebody else fills the disk up to so many free bytes; None: takes his bytes away.
     pub fn leave_free(&self, free_bytes: Option<u64>) {
         let mut state = lock(&self.state);
@@ -165,6 +172,7 @@ impl SimDisk {
     /// Puts other bytes in a file's place, or none: a file system that lost or confused files. For a node that is down.
     pub fn replace(&self, path: &Path, bytes: Option<Vec<u8>>) {
         let mut state = lock(&self.state);
+        state.touched += 1;
         let (disk, generation) = (self.state.clone(), state.generation);
         let file = bytes.map(|bytes| {
             let content = Content { volatile: bytes.clone(), durable: bytes, unsynced: Vec::new() };
@@ -179,7 +187,8 @@ impl SimDisk {
 
     /// Flips one bit of a durable file, as a decaying medium does.
     pub fn flip_bit(&self, path: &Path, byte: u64) -> io::Result<()> {
-        let state = lock(&self.state);
+        let mut state = lock(&self.state);
+        state.touched += 1;
         let file = state.names.get(path).ok_or(io::ErrorKind::NotFound)?;
         let mut content = lock(&file.content);
         let position = usize::try_from(byte).map_err(io::Error::other)?;

@@ -328,6 +328,16 @@ impl Partition {
     pub fn watch_high_watermark(&self) -> watch::Receiver<i64> {
         self.inner.group.high_watermark()
     }
+    /// Entries before this index are committed, and this replica has said that they are durable here: no crash may take them.
+    #[cfg(feature = "sim")]
+    pub fn promised_index(&self) -> u64 {
+        self.inner.group.log().flushed_next().min(self.inner.group.applied().borrow().index + 1)
+    }
+    /// First index not yet in this replica's log.
+    #[cfg(feature = "sim")]
+    pub fn end_index(&self) -> u64 {
+        self.inner.group.log().indexes().end
+    }
     /// First offset not yet in this replica's log (committed or not).
     pub fn log_end_offset(&self) -> i64 {
         self.inner.group.log().next_offset()

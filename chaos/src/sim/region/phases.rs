@@ -72,6 +72,7 @@ impl Run {
             disk: SimDisk::new(),
             boots: Arc::default(),
             running: Arc::default(),
+            promised: Arc::default(),
             oracle: oracle.clone(),
             profile: profile.clone(),
             streams: streams.clone(),
@@ -169,7 +170,9 @@ impl Run {
         site.count();
         let joint = lock(&site.running).partitions.values().any(|partition| partition.membership().joint);
         lock(&self.oracle).reached.joint_power_cuts += u64::from(joint);
-        std::mem::take(&mut *lock(&site.running));
+        let running = std::mem::take(&mut *lock(&site.running));
+        lock(&site.promised).extend(running.partitions.iter().map(|(id, partition)| (*id, partition.promised_index())));
+        drop(running);
         self.sim.crash(host(node));
         site.disk.crash(tear);
         self.streams.values().for_each(|stream| stream.forget(node));

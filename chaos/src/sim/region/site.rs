@@ -48,6 +48,8 @@ pub(super) struct Site {
     pub boots: Shared<u64>,
     /// The running program's handles; empty while the node is down.
     pub running: Shared<Running>,
+    /// What each replica had promised to keep when its node went down.
+    pub promised: Shared<BTreeMap<GroupId, u64>>,
     pub oracle: Shared<Oracle>,
     pub profile: Arc<Profile>,
     pub streams: Arc<BTreeMap<GroupId, Arc<Stream>>>,
@@ -159,6 +161,7 @@ impl Site {
                 (placement.hosts.contains(&self.node), placement.founders(self.node))
             };
             if !hosted {
+                lock(&self.promised).remove(&id);
                 if node.is_being_repaired(id) {
                     node.delete_partition(id).await?;
                 }
@@ -166,13 +169,22 @@ impl Site {
                 continue;
             }
             let partition = match node.open_partition(PartitionSpec { replicas, ..spec.clone() }).await {
-                Err(NodeError::Damaged(_)) => {
+                Err(NodeError::Damaged(why)) => {
+                    if self.disk.touched() == 0 {
+                        let what =
+                            format!("node {} finds its replica damaged though nothing but itself wrote to its disk: {why}", self.node);
+                        lock(&self.oracle).group(id).breaks(what);
+                    }
                     lock(&self.running).partitions.remove(&id);
                     tokio::time::sleep(LOOK_AGAIN).await;
                     continue;
                 }
                 opened => opened?,
             };
+            if let Some(promised) = lock(&self.promised).remove(&id).filter(|promised| partition.end_index() < *promised) {
+                let what = format!("the log of node {} ends at index {}, promised was {promised}", self.node, partition.end_index());
+                lock(&self.oracle).group(id).breaks(what);
+            }
             lock(&self.running).partitions.insert(id, partition.clone());
             let closed = async {
                 while node.partition(id).is_some() && !self.has_left(&partition, stream) {

@@ -23,6 +23,8 @@ pub(in crate::sim) struct Decay {
     copied_at: Duration,
     /// Rotten since its files were touched, until all its replicas are whole.
     rotten: Option<NodeId>,
+    /// It is to lose votes as soon as all is well: nothing else begins until then.
+    waits: bool,
     /// It has lost votes, so that the other faults have to wait.
     votes_lost: bool,
     /// The byte that was flipped beneath a running node, as it reads since.
@@ -63,12 +65,18 @@ pub(super) fn decay(run: &mut Run) -> bool {
         return rot_beneath(run, node);
     }
     // Where votes are lost, too, only the others can tell which: all of them have to be heard.
-    let votes = run.all_is_well() && run.random.random_bool(0.8);
+    let votes = run.random.random_bool(0.5);
+    run.decay.waits = votes && !run.all_is_well();
+    !run.decay.waits && strike(run, node, votes)
+}
+
+fn strike(run: &mut Run, node: NodeId, votes: bool) -> bool {
     let Some(old) = (if votes { whole_disk(run, node) } else { victim(run, node) }) else { return false };
     run.sites[&node].disk.settle();
     run.power_off(node, None);
     let rotten = if votes { lose_votes(run, node, &old) } else { rot(run, node, &old) };
     run.decay.votes_lost = rotten && votes;
+    lock(&run.sites[&node].promised).clear();
     if rotten {
         run.decay.rotten = Some(node);
         lock(&run.oracle).reached.decays += 1;
@@ -101,7 +109,12 @@ fn all_whole(run: &mut Run) -> bool {
 
 /// Whether a node is on its way back from lost votes: another that is down or cut off now would be one too many.
 pub(in crate::sim) fn needs_everybody(run: &mut Run) -> bool {
-    run.decay.votes_lost && !all_whole(run)
+    if run.decay.waits && run.all_is_well() {
+        run.decay.waits = false;
+        let node = run.any_node();
+        strike(run, node, true);
+    }
+    run.decay.waits || (run.decay.votes_lost && !all_whole(run))
 }
 
 /// The disk as it was a while ago.
