@@ -15,7 +15,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Node, NodeConfig, NodeWeak, read};
+use super::{Node, NodeConfig, NodeWeak, lock, read};
 use crate::env::Env;
 use crate::group::storage::meta_key;
 use crate::peer::frame::{Kind, Request};
@@ -219,9 +219,12 @@ impl Node {
         (trusted < Some(lost)).then_some(lost)
     }
 
-    /// The term of this node's vote in a group, for a peer that has lost its own; None where it cannot be relied upon either.
+    /// The term of this node's vote in a group, for a peer that has lost its own; None where it cannot be relied upon either. A node without a
+    /// replica is none of the voters whose word counts: it says what it knows, or two losses that came one after the other would wait for ever.
     pub(crate) fn standing(&self, id: GroupId) -> Option<u64> {
-        if self.distrusted(id).is_some() {
+        let held =
+            self.open_group(id).is_some() || lock(&self.inner.repairs).contains_key(&id) || self.inner.env.disk.exists(&self.directory(id));
+        if held && self.distrusted(id).is_some() {
             return None;
         }
         Some(crate::group::storage::stored_vote(&self.inner.writer, id).ok()?.map_or(0, |vote| vote.leader_id().term))
