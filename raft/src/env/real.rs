@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Clock, Disk, DiskSpace, Env, File, Listener, Mutations, Net, Random, Stream};
+use super::{Clock, Disk, DiskSpace, Env, File, Listener, Net, Random, Stream};
 
 /// Kernels take at most this many slices in one `pwritev` (`IOV_MAX` on Linux).
 const SLICES_MAX: usize = 1024;
@@ -26,7 +26,7 @@ impl Env {
             net: Arc::new(RealNet),
             random: Arc::new(RealRandom),
             #[cfg(feature = "sim")]
-            mutations: Mutations::default(),
+            mutations: super::Mutations::default(),
         }
     }
 }

@@ -527,23 +527,23 @@ impl Observer {
     async fn run(mut self, leadership: Arc<watch::Sender<Leadership>>, purgeable: Arc<Notify>) {
         let mut server = self.raft.server_metrics();
         loop {
+            // What is waited for below is a change from what was judged by here: it may be the last one.
+            let seen = *self.applied.borrow_and_update();
             let now = {
                 let server = server.borrow_watched();
                 self.learners.set(server.membership_config.membership().learner_ids().collect());
-                let applied = *self.applied.borrow_and_update();
                 let term = server.vote.leader_id().term;
                 let epoch = i32::try_from(term).unwrap_or(i32::MAX);
                 Leadership {
                     leader: server.current_leader,
-                    epoch: if self.mirror { epoch.saturating_add(applied.batch_epoch) } else { epoch },
-                    is_leader: server.state == ServerState::Leader && server.current_leader == Some(self.node_id) && applied.term == term,
+                    epoch: if self.mirror { epoch.saturating_add(seen.batch_epoch) } else { epoch },
+                    is_leader: server.state == ServerState::Leader && server.current_leader == Some(self.node_id) && seen.term == term,
                 }
             };
             if leadership.send_if_modified(|held| std::mem::replace(held, now) != now) {
                 (self.watch)(self.id, now);
             }
             let mut applied = self.applied.clone();
-            let seen = *applied.borrow();
             let applied_matters = applied.wait_for(|now| now.term != seen.term || (self.mirror && now.batch_epoch != seen.batch_epoch));
             tokio::select! {
                 biased;
