@@ -166,7 +166,14 @@ async fn side(dir: &Path, region: &str, token: Option<&Path>, home: Option<&Side
     let place = Target::of_mesh(dir, Some(region), token).place()?;
     let until = Instant::now() + MIRROR_PATIENCE;
     loop {
-        let holding = digest::read(place.cluster(), TOPIC).await?;
+        let holding = match digest::read(place.cluster(), TOPIC).await {
+            // The topic and who may read it arrive here a moment after home has them.
+            Err(_) if Instant::now() < until => {
+                tokio::time::sleep(LOOK_EVERY).await;
+                continue;
+            }
+            read => read?,
+        };
         let is_complete = home.is_none_or(|home| holding.end_offsets == home.holding.end_offsets);
         if is_complete || Instant::now() > until {
             let asker = Asker::new(&Target::of_mesh(dir, Some(region), None).place()?)?;
