@@ -49,13 +49,11 @@ impl Log {
             state.tail_bytes += bytes;
             state.tail.push_back(entry);
         }
-        let next = state.next_index();
+        let (next, cuts) = (state.next_index(), state.cuts);
         let log = self.clone();
         let done: Flushed = Box::new(move |result| {
             if result.is_ok() {
-                let mut state = log.state();
-                state.flushed_next = state.flushed_next.max(next.min(state.next_index()));
-                state.evict();
+                log.state().flushed(next, cuts);
             }
             if let Some(flushed) = flushed.take() {
                 flushed(result);

@@ -98,9 +98,47 @@ impl State {
         self.last_append_time_us = self.last_append_time_us.max(head.append_time_us);
     }
 
-    pub(super) fn evict(&mut self) {
+    /// Entries before `next`, queued when there had been so many cuts, are durable. Behind a later cut others may stand in their place: then that
+    /// cut tells, once it is done.
+    pub(super) fn flushed(&mut self, next: u64, cuts: u64) {
+        if self.cuts == cuts {
+            self.flushed_next = self.flushed_next.max(next);
+            self.evict();
+        }
+    }
+
+    fn evict(&mut self) {
         while self.tail_bytes > TAIL_CACHE_BYTES && self.tail.front().is_some_and(|entry| entry.index < self.flushed_next) {
             self.tail_bytes -= self.tail.pop_front().map_or(0, |entry| entry.payload.len() + FRAME_HEADER_BYTES);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::State;
+    use crate::log::{EntryHead, FrameKind, LogPosition};
+
+    fn grown(state: &mut State, until: u64) {
+        for index in state.next_index()..until {
+            let head = EntryHead { kind: FrameKind::Blank, term: 1, index, append_time_us: 1, batch: None, start_offset: None };
+            state.note(&head, 64);
+        }
+    }
+
+    #[test]
+    fn a_flush_of_what_was_cut_off_says_nothing_about_what_took_its_place() {
+        let mut state = State::default();
+        grown(&mut state, 10);
+        let before = state.cuts;
+        state.cuts += 1;
+        state.last = Some(LogPosition { term: 1, index: 3 });
+        grown(&mut state, 8);
+        state.flushed(10, before);
+        assert_eq!(state.flushed_next, 0, "entries 4 to 7 are new, and still queued");
+        state.flushed(4, state.cuts);
+        assert_eq!(state.flushed_next, 4);
+        state.flushed(8, state.cuts);
+        assert_eq!(state.flushed_next, 8);
     }
 }
