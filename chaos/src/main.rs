@@ -42,7 +42,7 @@ enum Command {
         #[arg(long, conflicts_with = "seeds")]
         seed: Option<u64>,
         /// Seeds from A up to, not including, B
-        #[arg(long, value_name = "A..B", default_value = "0..50", value_parser = parse_seeds)]
+        #[arg(long, value_name = "A..B", default_value = "1..61", value_parser = parse_seeds)]
         seeds: Range<u64>,
         /// What to simulate
         #[arg(long, value_enum, default_value_t = World::Region)]
@@ -81,7 +81,7 @@ enum Command {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum World {
-    /// Three nodes: power cuts, network cuts, one partition
+    /// Three or five nodes and a few partitions, with faults of power, network, disks and clocks
     Region,
     /// The partition log of one node: power cuts, torn tails, failing syncs, truncation
     Log,
@@ -144,7 +144,7 @@ fn play(plan: Plan) -> ExitCode {
 }
 
 fn sim<O: sweep::Lived>(sweep: &Sweep, simulate: impl Fn(u64) -> Result<O, Broken> + Sync) -> ExitCode {
-    if sweep.run(simulate, &mut std::io::stderr().lock()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if sweep.run(simulate, &mut std::io::stderr()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// `A..B` with A < B.

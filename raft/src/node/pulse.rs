@@ -15,8 +15,8 @@ use crate::peer::liveness::{Bond, Liveness};
 use crate::space::Space;
 use crate::{GroupId, NodeId};
 
+/// A neighbour that is slower has not acknowledged.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(1);
-
 /// How long a sign of life is waited for.
 const SOUND_OUT_DEADLINE: Duration = Duration::from_millis(50);
 
@@ -31,12 +31,11 @@ pub(super) async fn send(peers: Peers, liveness: Liveness, space: Arc<Space>, no
             biased;
             Some(()) = sent.next(), if !sent.is_empty() => {}
             _ = every.tick() => {
-                let body = frame::encode_pulse(node_id, liveness.process(), space.is_full());
+                let pulse = pulse(node_id, &liveness, &space);
                 for to in peers.known() {
                     // Taken before the question can be seen by anybody.
                     let at = Instant::now();
-                    let request = Request { kind: Kind::Pulse, group: GroupId::CONTROLLER, body: vec![body.clone()] };
-                    let answer = peers.call(to, request, ANSWER_DEADLINE);
+                    let answer = peers.call(to, pulse.clone(), ANSWER_DEADLINE);
                     let liveness = liveness.clone();
                     sent.push(async move {
                         if let Some(bond) = answer.await.ok().and_then(decode_bond) {
@@ -54,12 +53,15 @@ impl Node {
     /// ([`Node::reaches`]); one that is merely slow is not taken for dead.
     pub async fn sound_out(&self) {
         let Inner { peers, liveness, space, config, .. } = &*self.inner;
-        let body = frame::encode_pulse(config.node_id, liveness.process(), space.is_full());
-        let ask = |peer| {
-            peers.call(peer, Request { kind: Kind::Pulse, group: GroupId::CONTROLLER, body: vec![body.clone()] }, SOUND_OUT_DEADLINE)
-        };
+        let pulse = pulse(config.node_id, liveness, space);
+        let ask = |peer| peers.call(peer, pulse.clone(), SOUND_OUT_DEADLINE);
         futures_util::future::join_all(peers.known().into_iter().map(ask)).await;
     }
+}
+
+fn pulse(node_id: NodeId, liveness: &Liveness, space: &Space) -> Request {
+    let body = vec![frame::encode_pulse(node_id, liveness.process(), space.is_full())];
+    Request { kind: Kind::Pulse, group: GroupId::CONTROLLER, body }
 }
 
 fn decode_bond(mut body: Bytes) -> Option<Bond> {

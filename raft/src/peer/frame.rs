@@ -55,7 +55,7 @@ pub(crate) enum Kind {
 }
 
 /// What is asked of a peer, without its number.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub kind: Kind,
     pub group: GroupId,

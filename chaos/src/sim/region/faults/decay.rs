@@ -16,6 +16,8 @@ use crate::sim::region::site::lock;
 const COPY_EVERY: Duration = Duration::from_millis(400);
 const COPIES_MAX: usize = 4;
 
+type Files = BTreeMap<PathBuf, Vec<u8>>;
+
 /// What the fault knows between its turns.
 #[derive(Debug, Default)]
 pub(in crate::sim) struct Decay {
@@ -34,7 +36,7 @@ pub(in crate::sim) struct Decay {
 /// A disk as it was, and where its partitions' logs ended.
 #[derive(Debug)]
 struct Copy {
-    files: BTreeMap<PathBuf, Vec<u8>>,
+    files: Files,
     ends: BTreeMap<GroupId, i64>,
 }
 
@@ -118,12 +120,12 @@ pub(in crate::sim) fn needs_everybody(run: &mut Run) -> bool {
 }
 
 /// The disk as it was a while ago.
-fn whole_disk(run: &mut Run, node: NodeId) -> Option<BTreeMap<PathBuf, Vec<u8>>> {
+fn whole_disk(run: &mut Run, node: NodeId) -> Option<Files> {
     run.decay.copies.get(&node).filter(|copies| copies.len() == COPIES_MAX)?.front().map(|copy| copy.files.clone())
 }
 
 /// Damages the meta log, or has the whole disk come back old or empty.
-fn lose_votes(run: &mut Run, node: NodeId, old: &BTreeMap<PathBuf, Vec<u8>>) -> bool {
+fn lose_votes(run: &mut Run, node: NodeId, old: &Files) -> bool {
     let disk = run.sites[&node].disk.clone();
     let now = disk.copy();
     let meta: BTreeMap<PathBuf, Vec<u8>> =
@@ -143,7 +145,7 @@ fn lose_votes(run: &mut Run, node: NodeId, old: &BTreeMap<PathBuf, Vec<u8>>) -> 
 }
 
 /// A partition of the node of which all that an old copy holds is committed by now, and that copy of its files.
-fn victim(run: &mut Run, node: NodeId) -> Option<BTreeMap<PathBuf, Vec<u8>>> {
+fn victim(run: &mut Run, node: NodeId) -> Option<Files> {
     let old = run.decay.copies.get(&node)?.front()?;
     let committed = |id: &GroupId, end: i64| run.sites[&node].partition(*id).is_some_and(|partition| partition.high_watermark() > end);
     let settled: Vec<GroupId> = old.ends.iter().filter(|(id, end)| committed(id, **end)).map(|(id, _)| *id).collect();
@@ -159,9 +161,7 @@ fn rot_beneath(run: &mut Run, node: NodeId) -> bool {
     let Some(old) = victim(run, node) else { return false };
     let disk = run.sites[&node].disk.clone();
     let now = disk.copy();
-    let still = old
-        .iter()
-        .filter(|(path, bytes)| written(bytes) > 0 && now.get(*path).is_some_and(|now| now.starts_with(&bytes[..written(bytes)])));
+    let still = unchanged(&old, &now);
     let Some((path, bytes)) = still.choose(&mut run.random) else { return false };
     let at = run.random.random_range(0..written(bytes));
     if disk.flip_bit(path, at as u64).is_err() {
@@ -173,18 +173,22 @@ fn rot_beneath(run: &mut Run, node: NodeId) -> bool {
     true
 }
 
+/// The files of an old copy that still say, as far as they were written then, what they said.
+fn unchanged<'a>(old: &'a Files, now: &'a Files) -> impl Iterator<Item = (&'a PathBuf, &'a Vec<u8>)> {
+    let still = |path: &PathBuf, written: &[u8]| !written.is_empty() && now.get(path).is_some_and(|now| now.starts_with(written));
+    old.iter().filter(move |(path, bytes)| still(path, &bytes[..written(bytes)]))
+}
+
 /// Where the last byte was written that is not zero.
 fn written(bytes: &[u8]) -> usize {
     bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
 }
 
 /// Damages one of the files that `old` is a copy of, where it says what it said then.
-fn rot(run: &mut Run, node: NodeId, old: &BTreeMap<PathBuf, Vec<u8>>) -> bool {
+fn rot(run: &mut Run, node: NodeId, old: &Files) -> bool {
     let disk = run.sites[&node].disk.clone();
     let now = disk.copy();
-    let still = old
-        .iter()
-        .filter(|(path, bytes)| written(bytes) > 0 && now.get(*path).is_some_and(|now| now.starts_with(&bytes[..written(bytes)])));
+    let still = unchanged(old, &now);
     let Some((path, bytes)) = still.choose(&mut run.random) else { return false };
     let written = written(bytes);
     match run.random.random_range(0..4) {
