@@ -182,7 +182,6 @@ fn node_config(config: &Config, credentials: &Credentials) -> Result<NodeConfig,
         peers: config.peer.nodes.iter().filter_map(|(id, address)| Some((id.parse().ok()?, address.clone()))).collect(),
         tls: Some(credentials.peer(&config.mesh, &config.region)?),
         timing: TIMING,
-        fsync: true,
     })
 }
 

@@ -24,7 +24,6 @@ async fn start(node_id: NodeId, addresses: &BTreeMap<NodeId, SocketAddr>, folder
         // What is proven here does not depend on it; the raft crate's own tests use mutual TLS.
         tls: None,
         timing: Timing { heartbeat_ms: 100, election_min_ms: 300, election_max_ms: 600 },
-        fsync: true,
     };
     let node = Node::start(Env::real(), config).await.expect("a node");
     let region = Region { mesh: "test".to_owned(), name: "us".to_owned(), number: 1, superusers: Vec::new() };

@@ -41,7 +41,6 @@ impl Running {
             // What is proven here does not depend on it.
             tls: None,
             timing: Timing { heartbeat_ms: 100, election_min_ms: 300, election_max_ms: 600 },
-            fsync: true,
         };
         let raft = Node::start(Env::real(), config).await.expect("a node");
         let region = Region { mesh: "test".to_owned(), name: "us".to_owned(), number: 1, superusers: Vec::new() };

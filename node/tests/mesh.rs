@@ -67,7 +67,6 @@ async fn start(authority: &Authority, folder: &Path, region: &str, number: u8, l
         peers: BTreeMap::from([(1, peer.to_string())]),
         tls: None,
         timing: Timing { heartbeat_ms: 100, election_min_ms: 300, election_max_ms: 600 },
-        fsync: true,
     };
     let raft = Node::start(Env::real(), config).await.expect("a node");
     let names = Region { mesh: "test".to_owned(), name: region.to_owned(), number, superusers: Vec::new() };

@@ -76,8 +76,6 @@ pub struct NodeConfig {
     pub peers: BTreeMap<NodeId, String>,
     pub tls: Option<PeerTls>,
     pub timing: Timing,
-    /// False only in the simulator's mutation test.
-    pub fsync: bool,
 }
 
 /// Raft's clocks, milliseconds.

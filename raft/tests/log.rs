@@ -30,7 +30,7 @@ impl Node {
 
     fn open_behind(&self, purged: Option<Purged>) -> Result<Log, LogError> {
         let env = Env::real();
-        let writer = Writer::start(&env, self.dir.path(), true).expect("a writer");
+        let writer = Writer::start(&env, self.dir.path()).expect("a writer");
         let settings = LogSettings { group: GroupId { topic: uuid::Uuid::from_u128(7), partition: 0 }, segment_bytes: SEGMENT_BYTES };
         Log::open_behind(&env, &writer, &self.dir.path().join("flights-0"), settings, purged)
     }
@@ -213,12 +213,12 @@ fn a_lookup_by_time_reads_what_it_finds_and_not_the_log_behind_it() {
 async fn saved_meta_survives_a_restart_and_a_deletion_too() {
     let node = Node::new();
     let env = Env::real();
-    let writer = Writer::start(&env, node.dir.path(), true).expect("a writer");
+    let writer = Writer::start(&env, node.dir.path()).expect("a writer");
     writer.save_meta(b"vote".to_vec(), Some(b"7".to_vec())).await.expect("saved");
     writer.save_meta(b"gone".to_vec(), Some(b"x".to_vec())).await.expect("saved");
     writer.save_meta(b"gone".to_vec(), None).await.expect("deleted");
     writer.stop().await;
-    let writer = Writer::start(&env, node.dir.path(), true).expect("a writer again");
+    let writer = Writer::start(&env, node.dir.path()).expect("a writer again");
     assert_eq!((writer.meta(b"vote".to_vec()), writer.meta(b"gone".to_vec())), (Some(b"7".to_vec()), None));
 }
 

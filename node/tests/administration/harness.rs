@@ -83,7 +83,6 @@ async fn start_node(node_id: NodeId, addresses: &BTreeMap<NodeId, SocketAddr>, f
         // What is proven here does not depend on it; the raft crate's own tests use mutual TLS.
         tls: None,
         timing: Timing { heartbeat_ms: 100, election_min_ms: 400, election_max_ms: 800 },
-        fsync: true,
     };
     let raft = Node::start(env.clone(), config).await.expect("a node");
     let region = Region { mesh: "test".to_owned(), name: "us".to_owned(), number: 1, superusers: vec![Principal::user("root")] };

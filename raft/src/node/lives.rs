@@ -149,11 +149,11 @@ pub(crate) struct Lives {
 pub(super) fn open_writer(env: &Env, config: &NodeConfig) -> io::Result<(Writer, Option<&'static str>)> {
     let (path, logs) = (config.data_dir.join("meta.log"), config.data_dir.join("logs"));
     let orphaned = !env.disk.exists(&path) && env.disk.exists(&logs) && !env.disk.list(&logs)?.is_empty();
-    match Writer::start(env, &config.data_dir, config.fsync) {
+    match Writer::start(env, &config.data_dir) {
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
             env.disk.rename(&path, &config.data_dir.join("meta.damaged"))?;
             env.disk.sync_dir(&config.data_dir)?;
-            Ok((Writer::start(env, &config.data_dir, config.fsync)?, Some("the meta log is corrupt")))
+            Ok((Writer::start(env, &config.data_dir)?, Some("the meta log is corrupt")))
         }
         started => Ok((started?, orphaned.then_some("the meta log is missing"))),
     }

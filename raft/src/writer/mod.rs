@@ -108,8 +108,8 @@ fn stopped() -> io::Error {
 }
 
 impl Writer {
-    /// Replays and compacts the meta log, then starts the I/O thread (in simulation: a task). `fsync` is false only in mutation tests.
-    pub fn start(env: &Env, data_dir: &Path, fsync: bool) -> io::Result<Writer> {
+    /// Replays and compacts the meta log, then starts the I/O thread (in simulation: a task).
+    pub fn start(env: &Env, data_dir: &Path) -> io::Result<Writer> {
         let (log, values) = MetaLog::open(&env.disk, data_dir)?;
         let (jobs, queue) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
@@ -118,7 +118,7 @@ impl Writer {
             changes: AtomicU64::new(0),
             failure: watch::Sender::default(),
         });
-        let mut rounds = Rounds::new(shared.clone(), env, log, fsync);
+        let mut rounds = Rounds::new(shared.clone(), env, log);
         let disk = env.disk.clone();
         if disk.is_simulated() {
             tokio::spawn(async move {
@@ -265,7 +265,7 @@ mod tests {
     #[tokio::test]
     async fn the_meta_log_stays_near_its_live_values_and_keeps_the_last_of_each() {
         let (folder, env) = (tempfile::tempdir().expect("a folder"), Env::real());
-        let writer = Writer::start(&env, folder.path(), true).expect("a writer");
+        let writer = Writer::start(&env, folder.path()).expect("a writer");
         for round in 0..20u64 {
             let saves = (0..400u64).map(|i| {
                 let mut value = vec![b'.'; 1000];
@@ -277,7 +277,7 @@ mod tests {
         let bytes = std::fs::metadata(folder.path().join("meta.log")).expect("a file").len();
         assert!(bytes < 2 << 20, "8 MB were saved, 10 KB are live, the file has {bytes} bytes");
         writer.stop().await;
-        let again = Writer::start(&env, folder.path(), true).expect("a writer again");
+        let again = Writer::start(&env, folder.path()).expect("a writer again");
         for key in 0..10u8 {
             let last = again.meta(vec![key]).expect("a value");
             assert_eq!(u64::from_be_bytes(last[..8].try_into().expect("eight bytes")), 19 * 400 + 390 + u64::from(key));
@@ -288,7 +288,7 @@ mod tests {
     async fn what_is_saved_lazily_reaches_the_file_on_request_and_at_the_stop() {
         let (folder, env) = (tempfile::tempdir().expect("a folder"), Env::real());
         let file_bytes = || std::fs::metadata(folder.path().join("meta.log")).expect("a file").len();
-        let writer = Writer::start(&env, folder.path(), true).expect("a writer");
+        let writer = Writer::start(&env, folder.path()).expect("a writer");
         for value in 0..100u8 {
             writer.save_meta_lazily(b"commit".to_vec(), vec![value]);
         }
@@ -298,7 +298,7 @@ mod tests {
         assert!(file_bytes() < 100, "one frame of each");
         writer.save_meta_lazily(b"commit".to_vec(), vec![200]);
         writer.stop().await;
-        let again = Writer::start(&env, folder.path(), true).expect("a writer again");
+        let again = Writer::start(&env, folder.path()).expect("a writer again");
         assert_eq!(again.meta(b"commit".to_vec()), Some(vec![200]));
     }
 }

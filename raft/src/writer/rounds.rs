@@ -34,8 +34,8 @@ struct Run {
 pub(super) struct Rounds {
     shared: Arc<Shared>,
     meta: MetaLog,
+    /// False only as a mutation, as the next is true.
     fsync: bool,
-    /// Only as a mutation.
     ignores_sync_errors: bool,
     failed: Option<String>,
     disk: Arc<dyn Disk>,
@@ -52,11 +52,11 @@ pub(super) struct Rounds {
 }
 
 impl Rounds {
-    pub(super) fn new(shared: Arc<Shared>, env: &Env, meta: MetaLog, fsync: bool) -> Rounds {
+    pub(super) fn new(shared: Arc<Shared>, env: &Env, meta: MetaLog) -> Rounds {
         Rounds {
             shared,
             meta,
-            fsync: fsync && !env.mutations().no_fsync,
+            fsync: !env.mutations().no_fsync,
             ignores_sync_errors: env.mutations().ignored_sync_error,
             failed: None,
             pool: SyncPool::new(!env.disk.is_simulated()),

@@ -170,7 +170,6 @@ impl Region {
             peers: self.known_to(node_id),
             tls: Some(self.authority.tls(region, node_id)),
             timing: Timing { heartbeat_ms: 100, election_min_ms: 300, election_max_ms: 600 },
-            fsync: true,
         }
     }
 

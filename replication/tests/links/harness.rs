@@ -281,7 +281,6 @@ impl Region {
                 // What is proven here does not depend on it; the raft crate's own tests use mutual TLS.
                 tls: None,
                 timing: Timing { heartbeat_ms: 100, election_min_ms: 300, election_max_ms: 600 },
-                fsync: true,
             };
             let node = Node::start(Env::real(), config).await.expect("a node");
             members.insert(node_id, Member { node, links: None, partitions: Vec::new(), _folder: folder });

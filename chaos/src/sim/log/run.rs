@@ -65,7 +65,7 @@ impl Running {
     fn open(seed: u64, disk: &SimDisk, mutations: Mutations) -> Result<Running, String> {
         let mut env = Env::simulated(seed, disk.clone());
         env.mutations = mutations;
-        let writer = Writer::start(&env, Path::new("/data"), true).map_err(|error| format!("the writer does not start: {error}"))?;
+        let writer = Writer::start(&env, Path::new("/data")).map_err(|error| format!("the writer does not start: {error}"))?;
         let settings = LogSettings { group: GroupId { topic: uuid::Uuid::from_u128(1), partition: 0 }, segment_bytes: SEGMENT_BYTES };
         let log = Log::open(&env, &writer, Path::new(LOG_DIR), settings).map_err(|error| format!("the log does not open: {error}"))?;
         Ok(Running { log, writer, durable: Arc::default(), failed: Arc::default(), failing_from: None })

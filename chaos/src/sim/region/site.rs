@@ -99,7 +99,6 @@ impl Site {
             peers: (1..=self.profile.nodes).map(|node| (node, format!("{}:{PORT}", host(node)))).collect(),
             tls: None,
             timing: TIMING,
-            fsync: true,
         }
     }
 
