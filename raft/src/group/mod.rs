@@ -4,16 +4,19 @@
 //! [`membership`] changes who they are. A group at rest sleeps ([`quiesce`]) and is bound by what it promised ([`rest`]); [`incoming`] bounds
 //! what waits for it.
 
+mod forming;
 pub(crate) mod incoming;
 pub(crate) mod machine;
 pub(crate) mod membership;
 pub(crate) mod network;
+mod observer;
+mod proposal;
 pub(crate) mod quiesce;
 pub(crate) mod rest;
 pub(crate) mod snapshot;
 pub(crate) mod storage;
+mod transfer;
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -29,12 +32,11 @@ use openraft::rt::deterministic_rng::DeterministicRng;
 use openraft::rt::instant::Instant as _;
 use openraft::rt::watch::WatchReceiver as _;
 use openraft_rt_tokio::TokioRuntime;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::batch::BatchHeader;
 use crate::env::Env;
-use crate::log::{FrameKind, Log, LogError, LogSettings};
+use crate::log::{Log, LogError, LogSettings};
 use crate::node::{NodeError, Timing};
 use crate::partition::Leadership;
 use crate::peer::client::Peers;
@@ -44,17 +46,12 @@ use crate::{GroupId, NodeId};
 use incoming::Incoming;
 use machine::{Applied, GroupMachine, Host, Watched};
 use network::NetworkFactory;
+use observer::{Learners, Observer};
+pub(crate) use proposal::{Outcome, Proposal};
 use rest::{Awake, Rest};
 use snapshot::Snapshots;
 use storage::GroupStorage;
 
-/// How long a voter that may not form the group waits for the one that should, before it forms the group itself.
-const FORMING_PATIENCE: Duration = Duration::from_millis(1500);
-/// Between two attempts of a group's first election: the other voters may not have opened it yet. Doubles from the first to the second.
-const FIRST_ELECTION_AGAIN: Duration = Duration::from_millis(20);
-const FIRST_ELECTION_AGAIN_MAX: Duration = Duration::from_millis(320);
-/// Then openraft's own elections go on alone.
-const FIRST_ELECTIONS_MAX: u32 = 16;
 /// One attempt to send a follower the snapshot from which its log begins anew.
 const INSTALL_DEADLINE_MS: u64 = 10_000;
 /// Entries and bytes of one AppendEntries; several are in flight per follower.
@@ -65,62 +62,6 @@ pub(crate) const BACKOFF: Duration = Duration::from_millis(100);
 
 /// For so long after it offered its leadership a node is not sure of it: beyond the deadline of the offer's message.
 const OFFER_DOUBT: Duration = Duration::from_secs(5);
-
-/// What clients of a group propose.
-#[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) struct Proposal {
-    pub kind: FrameKind,
-    /// 0 where this log's leader shall stamp it.
-    pub append_time_us: i64,
-    /// Empty where only the head of a batch was read, for apply.
-    pub payload: Bytes,
-    #[serde(skip)]
-    pub batch: Option<BatchHeader>,
-    /// The term in which the proposer judged it to follow on the log. Should openraft append it in another, a blank is stored in its place.
-    #[serde(skip)]
-    pub judged_in: Option<u64>,
-}
-
-impl Proposal {
-    /// Records of clients, whose place is on disk space that others leave.
-    pub fn is_data(&self) -> bool {
-        matches!(self.kind, FrameKind::Batch | FrameKind::Mirrored)
-    }
-}
-
-impl fmt::Debug for Proposal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
-    }
-}
-
-impl fmt::Display for Proposal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} of {} bytes", self.kind, self.payload.len())
-    }
-}
-
-/// What applying an entry answers.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) enum Outcome {
-    /// Nothing to say: blanks, memberships, and mirrored batches that did not continue the log.
-    Nothing,
-    Batch {
-        base_offset: i64,
-        last_offset: i64,
-    },
-    Answer(Vec<u8>),
-    /// The log begins at this offset now.
-    Retained {
-        start_offset: i64,
-    },
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self:?}")
-    }
-}
 
 openraft::declare_raft_types!(
     /// Every group of Meridian, partitions and controller alike. Its randomness is seeded from [`crate::env::Random`].
@@ -261,10 +202,10 @@ impl Group {
         let leadership_told = Arc::new(leadership_told);
         let applied = watched.applied.clone();
         let observer = Observer { id, raft: raft.clone(), node_id: around.node_id, applied, learners, mirror, watch: around.watch };
-        let patience = if voters.first() == Some(&around.node_id) { Duration::ZERO } else { FORMING_PATIENCE };
+        let patience = if voters.first() == Some(&around.node_id) { Duration::ZERO } else { forming::FORMING_PATIENCE };
         let mut tasks = vec![tokio::spawn(observer.run(leadership_told.clone(), watched.purgeable.clone())).abort_handle()];
         if !voters.is_empty() {
-            let form = form(raft.clone(), voters.into_iter().collect(), patience, around.takes_part);
+            let form = forming::form(raft.clone(), voters.into_iter().collect(), patience, around.takes_part);
             tasks.push(tokio::spawn(Runtime::scope(seed ^ 1, form)).abort_handle());
         }
         let lease = around.liveness.spans().lease;
@@ -399,42 +340,6 @@ impl Group {
         }
     }
 
-    /// Offers leadership to the voter that knows most, of those not to be avoided; true once another node leads.
-    pub fn transfer<'a>(&'a self, deadline: Duration, avoid: &'a BTreeSet<NodeId>) -> BoxFuture<'a, bool> {
-        self.try_transfer(deadline, avoid).boxed()
-    }
-
-    async fn try_transfer(&self, deadline: Duration, avoid: &BTreeSet<NodeId>) -> bool {
-        if !self.leadership().borrow().is_leader {
-            return true;
-        }
-        let successor = {
-            let metrics = self.inner.raft.metrics();
-            let metrics = metrics.borrow_watched();
-            let voters: BTreeSet<NodeId> = metrics.membership_config.membership().voter_ids().collect();
-            let matched = metrics.replication.iter().flatten();
-            let matched = matched.filter(|(node, _)| **node != self.inner.node_id && voters.contains(node) && !avoid.contains(node));
-            matched.max_by_key(|(_, id)| id.as_ref().map(|id| id.index)).map(|(node, _)| *node)
-        };
-        let Some(successor) = successor else { return false };
-        self.transfer_to(successor, deadline).await
-    }
-
-    /// Offers leadership to one voter; true once another node leads.
-    pub async fn transfer_to(&self, successor: NodeId, deadline: Duration) -> bool {
-        let mut leadership = self.leadership();
-        if !leadership.borrow().is_leader {
-            return true;
-        }
-        self.wake().await;
-        *self.inner.offered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        if self.inner.raft.trigger().transfer_leader(successor).await.is_err() {
-            return false;
-        }
-        let elsewhere = leadership.wait_for(|now| now.leader.is_some_and(|leader| leader != self.inner.node_id));
-        tokio::time::timeout(deadline, elsewhere).await.is_ok_and(|seen| seen.is_ok())
-    }
-
     pub fn stop(&self) -> BoxFuture<'_, ()> {
         self.end().boxed()
     }
@@ -457,103 +362,5 @@ async fn propose(group: Weak<Inner>, mut queue: mpsc::UnboundedReceiver<Submissi
         if inner.raft.client_write_ff(proposal, Some(responder)).await.is_err() {
             break;
         }
-    }
-}
-
-/// Forms the group of `voters` unless it has been formed; several voters may do so, with one result. Whoever formed it stands for election at
-/// once, again and again while the others may still be opening their replicas, instead of waiting for a timeout.
-async fn form(raft: Raft, voters: BTreeSet<NodeId>, patience: Duration, mut takes_part: watch::Receiver<bool>) {
-    if takes_part.wait_for(|takes_part| *takes_part).await.is_err() {
-        return;
-    }
-    tokio::time::sleep(patience).await;
-    if raft.is_initialized().await.unwrap_or(true) {
-        return;
-    }
-    if let Err(error) = raft.initialize(voters).await {
-        tracing::debug!(%error, "the group was formed by another voter");
-        return;
-    }
-    let mut pause = FIRST_ELECTION_AGAIN;
-    for _ in 0..FIRST_ELECTIONS_MAX {
-        let (state, leader) = {
-            let server = raft.server_metrics();
-            let server = server.borrow_watched();
-            (server.state, server.current_leader)
-        };
-        if leader.is_some() {
-            return;
-        }
-        // A pre-vote asks and changes nothing. A candidate's votes are under way already: asking anew would only make them void.
-        if state != ServerState::Candidate && raft.trigger().elect(true).await.is_err() {
-            return;
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(FIRST_ELECTION_AGAIN_MAX);
-    }
-}
-
-/// Has a snapshot made once segments lie before the log's start. Should it be cut off in between, the node's next sweep asks again.
-async fn purge(raft: &Raft, purgeable: &Notify) -> Result<(), openraft::errors::Fatal<Types>> {
-    purgeable.notified().await;
-    raft.trigger().snapshot().await
-}
-
-/// Members of a group that do not vote yet: they may be sent the log more slowly.
-#[derive(Debug, Default)]
-pub(crate) struct Learners(std::sync::RwLock<BTreeSet<NodeId>>);
-
-impl Learners {
-    pub fn contains(&self, node: NodeId) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).contains(&node)
-    }
-    fn set(&self, learners: BTreeSet<NodeId>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = learners;
-    }
-}
-
-/// Turns openraft's view into [`Leadership`].
-struct Observer {
-    id: GroupId,
-    raft: Raft,
-    node_id: NodeId,
-    applied: watch::Receiver<Applied>,
-    learners: Arc<Learners>,
-    mirror: bool,
-    watch: LeadershipWatch,
-}
-
-impl Observer {
-    async fn run(mut self, leadership: Arc<watch::Sender<Leadership>>, purgeable: Arc<Notify>) {
-        let mut server = self.raft.server_metrics();
-        loop {
-            // What is waited for below is a change from what was judged by here: it may be the last one.
-            let seen = *self.applied.borrow_and_update();
-            let now = {
-                let server = server.borrow_watched();
-                self.learners.set(server.membership_config.membership().learner_ids().collect());
-                let term = server.vote.leader_id().term;
-                let epoch = i32::try_from(term).unwrap_or(i32::MAX);
-                Leadership {
-                    leader: server.current_leader,
-                    epoch: if self.mirror { epoch.saturating_add(seen.batch_epoch) } else { epoch },
-                    is_leader: server.state == ServerState::Leader && server.current_leader == Some(self.node_id) && seen.term == term,
-                }
-            };
-            if leadership.send_if_modified(|held| std::mem::replace(held, now) != now) {
-                (self.watch)(self.id, now);
-            }
-            let mut applied = self.applied.clone();
-            let applied_matters = applied.wait_for(|now| now.term != seen.term || (self.mirror && now.batch_epoch != seen.batch_epoch));
-            tokio::select! {
-                biased;
-                changed = server.changed() => if changed.is_err() { break },
-                changed = applied_matters => if changed.is_err() { break },
-                // openraft purges behind every snapshot; a leader only what no live follower is being sent.
-                triggered = purge(&self.raft, &purgeable) => if triggered.is_err() { break },
-            }
-        }
-        // The core has ended: whoever sleeps under its lead has to hear of it.
-        (self.watch)(self.id, Leadership { leader: None, is_leader: false, ..*leadership.borrow() });
     }
 }
