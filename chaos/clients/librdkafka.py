@@ -3,6 +3,7 @@
 
     librdkafka.py leaders  --bootstrap B --ca F --token F --topic T            {"0": 2, "1": 3, …} on stdout
     librdkafka.py produce  … --history F --rate R [--producer NAME]            until its standard input ends; a summary on stdout
+                                                                               each line of its input: how long was waited since the last one
     librdkafka.py read     … --region NAME --history F [--reader NAME]         everything, from the first offset to the end
     librdkafka.py load     … --file F.jsonl.gz                                 one record a line, keyed by its carrier
     librdkafka.py digest   …                                                   {"records": N, "digest": SHA-256 of all records}
@@ -78,13 +79,25 @@ def produce(arguments):
     last = {}
     longest = {}
     start = time.monotonic()
+    # Since the last line of input: from send to acknowledgement of each record, and between two acknowledgements of one partition.
+    phase = {"waits": [], "gap": 0.0}
 
-    def delivered(sequence, partition):
+    def account():
+        waits = sorted(phase["waits"])
+        at = lambda share: round(waits[min(int(len(waits) * share), len(waits) - 1)] * 1000, 1) if waits else None
+        print(json.dumps({"acked": len(waits), "failed": told["failed"], "unknown": told["unknown"], "p50_ms": at(0.5), "p99_ms": at(0.99),
+                          "longest_wait_ms": at(1), "longest_gap_ms": round(phase["gap"] * 1000, 1)}), flush=True)
+        phase.update(waits=[], gap=0.0)
+
+    def delivered(sequence, partition, sent):
         def answer(error, message):
             if error is None:
                 told["acked"] += 1
                 now = time.monotonic()
-                longest[partition] = max(longest.get(partition, 0.0), now - last.get(partition, start))
+                gap = now - last.get(partition, start)
+                longest[partition] = max(longest.get(partition, 0.0), gap)
+                phase["gap"] = max(phase["gap"], gap)
+                phase["waits"].append(now - sent)
                 last[partition] = now
                 write(event="acked", producer=arguments.producer, sequence=sequence, topic=arguments.topic,
                       partition=message.partition(), offset=message.offset())
@@ -97,8 +110,8 @@ def produce(arguments):
                 write(event="failed", producer=arguments.producer, sequence=sequence)
         return answer
 
-    ended = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+    ended, asked = threading.Event(), threading.Event()
+    threading.Thread(target=lambda: ([asked.set() for _ in sys.stdin], ended.set()), daemon=True).start()
     sequence = 0
     while not ended.is_set():
         due = int((time.monotonic() - start) * arguments.rate)
@@ -106,11 +119,15 @@ def produce(arguments):
             partition, value = sequence % count, f"{arguments.producer}-{sequence}"
             write(event="send", producer=arguments.producer, sequence=sequence, topic=arguments.topic, partition=partition, value=value)
             try:
-                producer.produce(arguments.topic, value, partition=partition, on_delivery=delivered(sequence, partition))
+                producer.produce(arguments.topic, value, partition=partition,
+                                 on_delivery=delivered(sequence, partition, time.monotonic()))
             except BufferError:
                 write(event="failed", producer=arguments.producer, sequence=sequence)
             sequence += 1
         producer.poll(0.002)
+        if asked.is_set():
+            asked.clear()
+            account()
     producer.flush(70)
     history.close()
     gap = max(longest.values(), default=0.0)

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout};
 
 use super::mesh::Mesh;
@@ -43,8 +43,9 @@ impl Client {
         let mut command = self.command("produce", mesh, region, topic)?;
         command.arg("--history").arg(&self.history).arg("--rate").arg(rate.to_string());
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(io("the producer"))?;
-        let (input, output) = (child.stdin.take(), child.stdout.take());
-        Ok(Producing { child, input, output })
+        let input = child.stdin.take();
+        let output = child.stdout.take().ok_or_else(|| ScenarioError::Failed("a producer without output".into()))?;
+        Ok(Producing { child, input, output: BufReader::new(output) })
     }
 
     /// Reads a region's copy from the first offset to the end.
@@ -181,18 +182,39 @@ pub(super) fn told<T: serde::de::DeserializeOwned>(answer: serde_json::Value) ->
 pub struct Producing {
     child: Child,
     input: Option<ChildStdin>,
-    output: Option<ChildStdout>,
+    output: BufReader<ChildStdout>,
+}
+
+/// What a producer waited for between two questions, in milliseconds; `failed` and `unknown` are since it began.
+#[derive(Debug, Clone, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct Waited {
+    pub acked: u64,
+    pub failed: u64,
+    pub unknown: u64,
+    /// From a record's sending to its acknowledgement.
+    pub p50_ms: Option<f64>,
+    pub p99_ms: Option<f64>,
+    pub longest_wait_ms: Option<f64>,
+    /// Between two acknowledgements of one partition.
+    pub longest_gap_ms: f64,
 }
 
 impl Producing {
+    /// What it has waited for since this was last asked.
+    pub async fn waited(&mut self) -> Result<Waited, ScenarioError> {
+        let input = self.input.as_mut().ok_or_else(|| ScenarioError::Failed("the producer was told to end".into()))?;
+        input.write_all(b"\n").await.map_err(io("the producer"))?;
+        let mut line = String::new();
+        (&mut self.output).take(ANSWER_BYTES_MAX).read_line(&mut line).await.map_err(io("the producer"))?;
+        serde_json::from_str(&line).map_err(|error| ScenarioError::Failed(format!("the producer's account {line:?}: {error}")))
+    }
+
     /// Lets it send what it has, and returns its account.
     pub async fn finish(mut self) -> Result<serde_json::Value, ScenarioError> {
         // The end of its input is its sign to stop.
         drop(self.input.take());
         let mut told = String::new();
-        if let Some(output) = self.output.take() {
-            output.take(ANSWER_BYTES_MAX).read_to_string(&mut told).await.map_err(io("the producer"))?;
-        }
+        self.output.take(ANSWER_BYTES_MAX).read_to_string(&mut told).await.map_err(io("the producer"))?;
         let status = self.child.wait().await.map_err(io("the producer"))?;
         parse(status, &told, "the producer")
     }

@@ -175,6 +175,18 @@ impl Mesh {
         Ok(told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok()))
     }
 
+    /// Partitions of a region of which a replica is behind or away; None while a node does not say.
+    pub async fn under_replicated(&self, region: &str) -> Result<Option<f64>, ScenarioError> {
+        let mut sum = 0.0;
+        for node in self.nodes(region) {
+            let Some(behind) = self.metric(region, node, "kafka_server_replicamanager_underreplicatedpartitions").await? else {
+                return Ok(None);
+            };
+            sum += behind;
+        }
+        Ok(Some(sum))
+    }
+
     /// Sends a node's process a signal; returns the process.
     pub fn signal(&self, region: &str, id: i64, signal: Signal) -> Result<i32, ScenarioError> {
         let pid = self.pid(region, id)?.ok_or_else(|| failed(format!("node {id} of {region} does not run")))?;

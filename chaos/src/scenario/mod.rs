@@ -15,6 +15,7 @@ mod link_cut;
 mod mesh;
 mod pause;
 mod power_cut;
+mod rolling_restart;
 mod shim;
 mod staleness;
 
@@ -25,7 +26,7 @@ use tokio::time::Instant;
 
 use crate::check::{Verdict, judge};
 use crate::history::{HistoryError, parse};
-use client::Client;
+use client::{Client, Producing};
 use mesh::Mesh;
 use shim::Shim;
 
@@ -40,6 +41,8 @@ pub enum Scenario {
     LeaderKills,
     /// Stop the leader of each partition in turn beyond the election timeout, and let it go on
     Pause,
+    /// End every node of a region in turn as an upgrade would (SIGTERM), and start it again: nothing but a short wait may be noticed
+    RollingRestart,
     /// Kill -9 a leader, then a whole region, and take back from the files what was not synced
     PowerCut,
     /// Every write and sync of a leader fails: it must end, and acknowledge nothing false
@@ -132,6 +135,7 @@ struct Stage {
     plan: Plan,
     mesh: Mesh,
     client: Client,
+    producer: Producing,
     shim: Option<Shim>,
     begun: Instant,
     faults: Vec<Fault>,
@@ -161,6 +165,7 @@ pub async fn run(plan: Plan) -> Result<Report, ScenarioError> {
         Scenario::LeaderKills
         | Scenario::LinkCut
         | Scenario::Pause
+        | Scenario::RollingRestart
         | Scenario::PowerCut
         | Scenario::DiskError
         | Scenario::DiskFull
@@ -176,18 +181,19 @@ async fn run_under_load(plan: Plan, client: Client) -> Result<Report, ScenarioEr
     let mesh = Mesh::start_on(&plan.binary, &plan.dir, relays, shim.as_ref()).await?;
     mesh.create_topic(TOPIC, HOME, PARTITIONS).await?;
     let producer = client.produce(&mesh, HOME, TOPIC, plan.rate)?;
-    let mut stage = Stage { plan, mesh, client, shim, begun: Instant::now(), faults: Vec::new(), broken: Vec::new() };
+    let mut stage = Stage { plan, mesh, client, producer, shim, begun: Instant::now(), faults: Vec::new(), broken: Vec::new() };
     let observed = match stage.plan.scenario {
         Scenario::LinkCut => link_cut::play(&mut stage).await?,
         Scenario::Pause => pause::play(&mut stage).await?,
+        Scenario::RollingRestart => rolling_restart::play(&mut stage).await?,
         Scenario::PowerCut => power_cut::play(&mut stage).await?,
         Scenario::BitFlip => bit_flip::play(&mut stage).await?,
         Scenario::DiskError => disk_faults::error(&mut stage).await?,
         Scenario::DiskFull => disk_faults::full(&mut stage).await?,
         _ => leader_kills::play(&mut stage).await?,
     };
+    let Stage { plan, mesh, client, producer, faults, mut broken, .. } = stage;
     let workload = producer.finish().await?;
-    let Stage { plan, mesh, client, faults, mut broken, .. } = stage;
     read_everywhere(&mesh, &client, &mut broken).await?;
     mesh.stop().await?;
     let history = std::fs::File::open(client.history()).map_err(io("history"))?;
