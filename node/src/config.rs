@@ -37,6 +37,8 @@ pub struct Config {
     pub tls: Tls,
     pub authentication: Authentication,
     #[serde(default)]
+    pub storage: Storage,
+    #[serde(default)]
     pub telemetry: Telemetry,
 }
 
@@ -102,6 +104,18 @@ pub struct Authentication {
     pub jwks: String,
 }
 
+/// How the data folder is looked after.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Storage {
+    /// The most that the scrub reads to find damage, bytes per second; 0 switches it off; default 8 MiB.
+    pub scrub_bytes_per_s: u64,
+    /// How long the scrub rests once it has read every log, seconds; default 3600.
+    pub scrub_pause_s: u64,
+    /// The most that damaged replicas fetch from their peers, bytes per second, all together; default 64 MiB.
+    pub repair_bytes_per_s: u64,
+}
+
 /// Where traces and metrics go.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -124,6 +138,16 @@ fn catch_up_bytes_per_s_default() -> u64 {
 
 fn trace_ratio_default() -> f64 {
     0.01
+}
+
+impl Default for Storage {
+    fn default() -> Storage {
+        Storage {
+            scrub_bytes_per_s: meridian_raft::SCRUB_BYTES_PER_S_DEFAULT,
+            scrub_pause_s: meridian_raft::SCRUB_PAUSE_DEFAULT.as_secs(),
+            repair_bytes_per_s: meridian_raft::REPAIR_BYTES_PER_S_DEFAULT,
+        }
+    }
 }
 
 impl Default for Telemetry {
@@ -194,6 +218,7 @@ const KEYS: &[(&str, &[&str])] = &[
             "admin",
             "tls",
             "authentication",
+            "storage",
             "telemetry",
         ],
     ),
@@ -203,6 +228,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ("admin", &["listen"]),
     ("tls", &["ca", "certificate", "key"]),
     ("authentication", &["issuer", "audience", "jwks"]),
+    ("storage", &["scrub_bytes_per_s", "scrub_pause_s", "repair_bytes_per_s"]),
     ("telemetry", &["otlp_endpoint", "trace_ratio"]),
 ];
 
@@ -268,6 +294,7 @@ impl Config {
         let jwks = &self.authentication.jwks;
         require(!jwks.is_empty(), "authentication.jwks", "is empty")?;
         require(is_https(jwks) || !jwks.contains("://"), "authentication.jwks", "is neither a file nor an https URL")?;
+        require(self.storage.repair_bytes_per_s > 0, "storage.repair_bytes_per_s", "is 0")?;
         let endpoint = self.telemetry.otlp_endpoint.as_deref();
         let http = endpoint.is_none_or(|url| is_https(url) || url.starts_with("http://"));
         require(http, "telemetry.otlp_endpoint", "is not an http or https URL")?;
@@ -347,6 +374,8 @@ key = "node.key"
 issuer = "https://issuer.example"
 audience = "meridian"
 jwks = "jwks.json"
+[storage]
+scrub_bytes_per_s = 0
 [telemetry]
 otlp_endpoint = "http://collector:4318"
 trace_ratio = 0.5

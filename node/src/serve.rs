@@ -84,6 +84,8 @@ pub async fn serve(config: Config, raft_runtime: tokio::runtime::Handle, stop: i
     let region =
         Region { mesh: config.mesh.clone(), name: config.region.clone(), number: config.region_number, superusers: config.superusers() };
     raft.set_catch_up_rate(config.peer.catch_up_bytes_per_s);
+    raft.limit_scrub(config.storage.scrub_bytes_per_s, Duration::from_secs(config.storage.scrub_pause_s));
+    raft.limit_repairs(config.storage.repair_bytes_per_s);
     let controller = if config.peer.join { Controller::join(&raft, region).await? } else { Controller::start(&raft, region).await? };
     let membership = Membership::start(membership_config(&config), raft.clone(), controller.clone());
     let hosting = Hosting::start(config.node_id, raft.clone(), controller.clone());

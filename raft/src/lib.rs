@@ -18,7 +18,9 @@ pub mod repair;
 mod space;
 pub mod writer;
 
+pub use node::{SCRUB_BYTES_PER_S_DEFAULT, SCRUB_PAUSE_DEFAULT};
 pub use peer::throttle::CATCH_UP_BYTES_PER_S_DEFAULT;
+pub use repair::REPAIR_BYTES_PER_S_DEFAULT;
 
 /// Number of a node within its region, from 1.
 pub type NodeId = u64;

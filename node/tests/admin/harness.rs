@@ -83,6 +83,7 @@ impl Running {
                 audience: AUDIENCE.to_owned(),
                 jwks: path.join("issuer/jwks.json").display().to_string(),
             },
+            storage: Default::default(),
             telemetry,
         };
         let (stop, stopped) = oneshot::channel();

@@ -80,6 +80,7 @@ impl Running {
                 audience: AUDIENCE.to_owned(),
                 jwks: path.join("jwks.json").display().to_string(),
             },
+            storage: Default::default(),
             telemetry: Telemetry::default(),
         };
         let (stop, stopped) = oneshot::channel();

@@ -42,7 +42,7 @@ use crate::writer::{Writer, WriterStats};
 use crate::{GroupId, NodeId};
 pub use config::{NodeConfig, NodeError, NodeStats, PeerTls, Timing};
 use lives::Lives;
-pub use scrub::ScrubStats;
+pub use scrub::{SCRUB_BYTES_PER_S_DEFAULT, SCRUB_PAUSE_DEFAULT, ScrubStats};
 use telling::Telling;
 
 const CONTROLLER_SEGMENT_BYTES: u64 = 16 << 20;

@@ -8,9 +8,9 @@ use crate::group::Group;
 
 /// Read at once.
 const STEP_BYTES: u64 = 256 << 10;
-/// Default of [`Node::limit_scrub`].
-const BYTES_PER_S: u64 = 8 << 20;
-const PAUSE: Duration = Duration::from_secs(3600);
+/// Defaults of [`Node::limit_scrub`].
+pub const SCRUB_BYTES_PER_S_DEFAULT: u64 = 8 << 20;
+pub const SCRUB_PAUSE_DEFAULT: Duration = Duration::from_secs(3600);
 /// How often a scrub that is switched off looks whether it still is.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -36,8 +36,8 @@ pub(super) struct Scrub {
 impl Default for Scrub {
     fn default() -> Scrub {
         let count = AtomicU64::new;
-        let pause_ms = count(PAUSE.as_millis() as u64);
-        Scrub { bytes_per_s: count(BYTES_PER_S), pause_ms, bytes: count(0), passes: count(0), last_pass_us: AtomicI64::new(0) }
+        let pause_ms = count(SCRUB_PAUSE_DEFAULT.as_millis() as u64);
+        Scrub { bytes_per_s: count(SCRUB_BYTES_PER_S_DEFAULT), pause_ms, bytes: count(0), passes: count(0), last_pass_us: AtomicI64::new(0) }
     }
 }
 

@@ -25,8 +25,8 @@ use crate::writer::Writer;
 
 /// Longest reason kept of a replica's damage.
 const REASON_BYTES_MAX: usize = 1024;
-/// Default of [`Upkeep::repair_bytes_per_s`].
-const REPAIR_BYTES_PER_S: u64 = 64 << 20;
+/// Default of [`crate::node::Node::limit_repairs`].
+pub const REPAIR_BYTES_PER_S_DEFAULT: u64 = 64 << 20;
 
 /// A replica on this node that is being repaired, as its operator sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,7 +106,7 @@ pub(crate) struct Counters {
 impl Default for Counters {
     fn default() -> Counters {
         let zero = || AtomicU64::new(0);
-        Counters { found: zero(), repaired: zero(), bytes: zero(), bytes_per_s: AtomicU64::new(REPAIR_BYTES_PER_S) }
+        Counters { found: zero(), repaired: zero(), bytes: zero(), bytes_per_s: AtomicU64::new(REPAIR_BYTES_PER_S_DEFAULT) }
     }
 }
 
