@@ -12,6 +12,9 @@ import tempfile
 import time
 import uuid
 
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
 HERE = pathlib.Path(__file__).parent
 START_SECONDS_MAX = 120
 
@@ -70,14 +73,18 @@ class Kafka:
             for node in (1, 2, 3):
                 self.configure(node, first_port, cluster)
             self.processes = [self.launch(node) for node in (1, 2, 3)]
-            for node in (1, 2, 3):
-                self.await_start(node)
+            self.pids = [process.pid for process in self.processes]
+            bootstrap = ",".join(f"127.0.0.1:{first_port + node}" for node in (1, 2, 3))
+            self.client = {
+                "bootstrap.servers": bootstrap,
+                "log_level": 2,
+                "security.protocol": "SSL",
+                "ssl.ca.location": f"{self.folder}/ca.pem",
+            }
+            self.await_start()
         except BaseException:
             self.stop()
             raise
-        self.pids = [process.pid for process in self.processes]
-        bootstrap = ",".join(f"127.0.0.1:{first_port + node}" for node in (1, 2, 3))
-        self.client = {"bootstrap.servers": bootstrap, "log_level": 2, "security.protocol": "SSL", "ssl.ca.location": f"{self.folder}/ca.pem"}
 
     @staticmethod
     def fetch():
@@ -134,12 +141,19 @@ class Kafka:
             command = [self.java, *options, "-cp", f"{self.library}/*", "kafka.Kafka", f"{at}/server.properties"]
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
-    def await_start(self, node):
-        log = pathlib.Path(f"{self.folder}/{node}/out.log")
+    def await_start(self):
+        admin = AdminClient(self.client)
         until = time.monotonic() + START_SECONDS_MAX
-        while "Kafka Server started" not in log.read_text(encoding="utf-8", errors="replace"):
-            if time.monotonic() > until or self.processes[node - 1].poll() is not None:
-                raise RuntimeError(f"Kafka's node {node} does not start: see {log}")
+        while True:
+            try:
+                if len(admin.list_topics(timeout=1).brokers) == len(self.processes):
+                    return
+            except KafkaException:
+                pass
+            ended = [node for node, process in enumerate(self.processes, 1) if process.poll() is not None]
+            if ended or time.monotonic() > until:
+                said = pathlib.Path(f"{self.folder}/{(ended or [1])[0]}/out.log").read_text(encoding="utf-8", errors="replace")
+                raise RuntimeError(f"Kafka does not start; the last it said:\n{said[-2000:]}")
             time.sleep(0.1)
 
     def stop(self):
