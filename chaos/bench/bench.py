@@ -15,6 +15,7 @@ import tempfile
 import load
 from accounts import disk_limit, resident_mib
 from brokers import Kafka, Meridian
+from incidents import INCIDENTS
 
 # Batches of one record, of sixteen, and whatever librdkafka makes of its defaults.
 BATCHES = {"1KiB": 1024 + 200, "16KiB": 16 * 1024, "default": None}
@@ -29,6 +30,8 @@ def arguments():
     parser.add_argument("--port", type=int, default=19390, help="the first of the ports that Kafka is given")
     parser.add_argument("--partitions", type=lambda text: [int(each) for each in text.split(",")], default=[1, 12, 100, 1000])
     parser.add_argument("--loads", type=lambda text: text.split(","), default=["sync", "single", *BATCHES, "consume"])
+    parser.add_argument("--incidents", type=lambda text: text.split(","), default=[], help=f"instead of loads: {','.join(INCIDENTS)}")
+    parser.add_argument("--many", type=int, default=1000, help="partitions of the incident `many`")
     parser.add_argument("--seconds", type=float, default=10, help="measured, of each line")
     parser.add_argument("--warm-up", type=float, default=3, help="before each line")
     parser.add_argument("--no-warm-up-at-first", action="store_true")
@@ -80,10 +83,21 @@ def with_topic(brokers, topic, partitions, work):
 
 def main():
     options = arguments()
+
+    def launch():
+        if options.broker == "meridian":
+            return Meridian(str(pathlib.Path(options.binary).resolve()))
+        return Kafka(options.java, options.port)
+
+    if options.incidents:
+        print(f"{options.broker}: {(Meridian if options.broker == 'meridian' else Kafka).says}")
+        for name in options.incidents:
+            INCIDENTS[name](launch, options.many)
+        return
     for chunk in (1024, 16 << 10, 1 << 20):
         mb_s, ms = disk_limit(chunk, folder=tempfile.gettempdir())
         print(f"the disk alone, one file, write + fdatasync of {chunk >> 10} KiB: {mb_s:.1f} MB/s, {ms:.2f} ms each")
-    brokers = Meridian(str(pathlib.Path(options.binary).resolve())) if options.broker == "meridian" else Kafka(options.java, options.port)
+    brokers = launch()
     try:
         if not options.no_warm_up_at_first:
             with_topic(brokers, "warm", 12, lambda: load.full(brokers, "warm", 12, None, brokers.warm_up_seconds, 0))

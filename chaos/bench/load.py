@@ -47,10 +47,12 @@ class Result:
         self.p50_ms, self.p99_ms, self.p999_ms = percentiles(latencies_ms)
 
 
-def create(client, topic, partitions):
-    """Resolves once every partition has a leader and three replicas in sync."""
+def create(client, topic, partitions, await_replicas=True):
+    """Resolves with the answer, or once every partition has a leader and three replicas in sync."""
     admin = AdminClient(client)
     admin.create_topics([NewTopic(topic, partitions, 3)], operation_timeout=60, request_timeout=120)[topic].result()
+    if not await_replicas:
+        return
     until = time.monotonic() + 120
     while time.monotonic() < until:
         found = admin.list_topics(topic, timeout=10).topics[topic]
