@@ -163,6 +163,10 @@ impl Partition {
     pub fn spec(&self) -> &PartitionSpec {
         &self.inner.spec
     }
+    /// Both are handles of one opening of the replica: one that was repaired, and so opened again, is another.
+    pub fn is_same_opening(&self, other: &Partition) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
     pub fn traffic(&self) -> &Traffic {
         &self.inner.traffic
     }

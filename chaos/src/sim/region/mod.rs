@@ -33,28 +33,19 @@ pub struct Outcome {
 
 /// Runs one seed from beginning to end. A panic anywhere in the simulated nodes is a finding as well.
 pub fn simulate(seed: u64, mutations: Mutations) -> Result<Outcome, Broken> {
-    let broken = |step, what| Broken { world: "region", seed, step, what };
-    let lived = panics::caught(|| {
-        let mut life = Life(Some(Run::new(seed, mutations)));
-        let Some(run) = &mut life.0 else { return Err(broken(0, "no run".to_owned())) };
+    let lived = panics::caught(move || {
+        let mut run = Run::new(seed, mutations);
         let result = run.faults().and_then(|()| run.healing());
         let step = run.sim.elapsed().as_millis() as u64;
         let oracle = lock(&run.oracle);
-        oracle.broken.clone().map_or(result, Err).map_err(|what| broken(step, what))?;
+        oracle.broken.clone().map_or(result, Err).map_err(|what| broken(seed, step, what))?;
         Ok(Outcome { seed, trace: oracle.trace, reached: oracle.reached })
     });
-    lived.unwrap_or_else(|panic| Err(broken(0, format!("a node panicked: {panic}"))))
+    lived.unwrap_or_else(|panic| Err(broken(seed, 0, format!("a node panicked: {panic}"))))
 }
 
-/// A run; when a node has panicked its remains are not to be touched again, or their own destructors panic.
-struct Life(Option<Run>);
-
-impl Drop for Life {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            std::mem::forget(self.0.take());
-        }
-    }
+fn broken(seed: u64, step: u64, what: String) -> Broken {
+    Broken { world: "region", seed, step, what }
 }
 
 #[cfg(test)]

@@ -186,7 +186,9 @@ impl Site {
             }
             lock(&self.running).partitions.insert(id, partition.clone());
             let closed = async {
-                while node.partition(id).is_some() && !self.has_left(&partition, stream) {
+                // A repair may close the replica and open it again between two looks.
+                let open = || node.partition(id).is_some_and(|open| open.is_same_opening(&partition));
+                while open() && !self.has_left(&partition, stream) {
                     tokio::time::sleep(LOOK_AGAIN).await;
                 }
             };
