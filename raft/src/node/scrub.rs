@@ -37,7 +37,13 @@ impl Default for Scrub {
     fn default() -> Scrub {
         let count = AtomicU64::new;
         let pause_ms = count(SCRUB_PAUSE_DEFAULT.as_millis() as u64);
-        Scrub { bytes_per_s: count(SCRUB_BYTES_PER_S_DEFAULT), pause_ms, bytes: count(0), passes: count(0), last_pass_us: AtomicI64::new(0) }
+        Scrub {
+            bytes_per_s: count(SCRUB_BYTES_PER_S_DEFAULT),
+            pause_ms,
+            bytes: count(0),
+            passes: count(0),
+            last_pass_us: AtomicI64::new(0),
+        }
     }
 }
 
