@@ -96,8 +96,16 @@ static void note_bytes(int fd, off_t offset, off_t count) {
     struct stat is;
     if (fstat(fd, &is) < 0) return;
     off_t held = offset < is.st_size ? (offset + count < is.st_size ? count : is.st_size - offset) : 0;
-    char *bytes = malloc(held ? held : 1), line[160];
-    held = held ? pread(fd, bytes, held, offset) : 0;
+    char *bytes = malloc(held ? held : 1), line[160], path[64];
+    if (held) {
+        /* The descriptor itself may be one that takes whole blocks only. */
+        snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+        int reader = syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+        ssize_t read = reader < 0 ? -1 : pread(reader, bytes, held, offset);
+        if (read < 0) abort();
+        held = read;
+        close(reader);
+    }
     snprintf(line, sizeof line, "bytes %llu %lld %lld %lld\n", (unsigned long long)is.st_ino, (long long)offset, (long long)is.st_size,
              (long long)held);
     note(line, bytes, held);

@@ -219,6 +219,9 @@ impl File for RoomyFile {
     fn set_len(&self, bytes: u64) -> io::Result<()> {
         self.file.set_len(bytes)
     }
+    fn forget(&self, offset: u64, bytes: u64) {
+        self.file.forget(offset, bytes);
+    }
     fn len(&self) -> io::Result<u64> {
         self.file.len()
     }
