@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use meridian_raft::GroupId;
 use meridian_raft::node::{Node, NodeError};
-use meridian_raft::partition::{Partition, PartitionSettings, PartitionSpec, Retention};
+use meridian_raft::partition::{Partition, PartitionSettings, PartitionSpec, Retention, Rolling};
 use tokio::task::AbortHandle;
 
 use crate::controller::handle::Controller;
@@ -42,7 +42,7 @@ async fn follow(node_id: u64, raft: Node, controller: Controller) {
     loop {
         let image = images.borrow_and_update().clone();
         let complete = reconcile(node_id, &raft, &image).await;
-        set_retention(&raft, &image);
+        configure(&raft, &image);
         tokio::select! {
             changed = images.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(RETRY), if !complete => {}
@@ -94,10 +94,11 @@ fn settled(node_id: u64, image: &Image, partition: &Partition) -> bool {
     !exists || (!leadership.is_leader && leadership.leader != Some(node_id))
 }
 
-/// Tells every replica how much to keep; topic configs may change while it runs.
-fn set_retention(raft: &Node, image: &Image) {
+/// Tells every replica how much to keep and when to begin new segments; topic configs may change while it runs.
+fn configure(raft: &Node, image: &Image) {
     for partition in raft.partitions() {
         if let Some(topic) = image.topics_by_id.get(&partition.id().topic) {
+            partition.configure(settings(topic));
             partition.set_retention(retention(topic));
         }
     }
@@ -128,6 +129,8 @@ fn wanted(node_id: u64, image: &Image) -> BTreeMap<GroupId, PartitionSpec> {
 }
 
 fn settings(topic: &Topic) -> PartitionSettings {
-    let segment_bytes = topic_config::value(&topic.configs, "segment.bytes").and_then(|value| value.parse().ok());
-    PartitionSettings { segment_bytes: segment_bytes.unwrap_or(1 << 30) }
+    let number = |name| topic_config::value(&topic.configs, name).and_then(|value| value.parse::<u64>().ok());
+    let Rolling { segment_bytes, segment_ms } = Rolling::DEFAULT;
+    let segment_bytes = number("segment.bytes").unwrap_or(segment_bytes);
+    PartitionSettings { rolling: Rolling { segment_bytes, segment_ms: number("segment.ms").unwrap_or(segment_ms) } }
 }

@@ -10,7 +10,7 @@ use meridian_raft::GroupId;
 use meridian_raft::batch::BatchHeader;
 use meridian_raft::batch::records::{Record, encode};
 use meridian_raft::env::Env;
-use meridian_raft::log::{FrameKind, Log, LogEntry, LogError, LogSettings, Purged, Retention, encode_start_offset};
+use meridian_raft::log::{FrameKind, Log, LogEntry, LogError, LogSettings, Purged, Retention, Rolling, encode_start_offset};
 use meridian_raft::writer::Writer;
 
 const SEGMENT_BYTES: u64 = 64 * 1024;
@@ -31,7 +31,8 @@ impl Node {
     fn open_behind(&self, purged: Option<Purged>) -> Result<Log, LogError> {
         let env = Env::real();
         let writer = Writer::start(&env, self.dir.path()).expect("a writer");
-        let settings = LogSettings { group: GroupId { topic: uuid::Uuid::from_u128(7), partition: 0 }, segment_bytes: SEGMENT_BYTES };
+        let rolling = Rolling { segment_bytes: SEGMENT_BYTES, ..Rolling::DEFAULT };
+        let settings = LogSettings { group: GroupId { topic: uuid::Uuid::from_u128(7), partition: 0 }, rolling };
         Log::open_behind(&env, &writer, &self.dir.path().join("flights-0"), settings, purged)
     }
 
@@ -331,4 +332,24 @@ fn a_point_that_lets_go_of_everything_opens_a_segment_and_may_skip_offsets() {
     let log = node.open().expect("the same log");
     assert_eq!(log.next_offset(), 41);
     assert_eq!(log.read_batches(5, i64::MAX, usize::MAX).expect("readable").len(), 1);
+}
+
+#[test]
+fn a_segment_is_left_when_its_time_is_over_by_a_config_that_changed_meanwhile_too() {
+    let node = Node::new();
+    let log = node.open().expect("a new log");
+    let short = Rolling { segment_bytes: SEGMENT_BYTES, segment_ms: 1_000 };
+    let at = |index, ms: i64| LogEntry { append_time_us: ms * 1_000, ..entry(index, 1) };
+    append(&log, vec![at(0, 1_000), at(1, 5_000)]);
+    assert_eq!(node.segments().len(), 1);
+    log.set_rolling(short);
+    append(&log, vec![at(2, 5_001), at(3, 6_000)]);
+    assert_eq!(node.segments().len(), 2, "the first entry was older than a second");
+    drop(log);
+    let log = node.open().expect("the same log");
+    log.set_rolling(short);
+    append(&log, vec![at(4, 6_001)]);
+    assert_eq!(node.segments().len(), 3, "the time of the first entry outlives a restart");
+    append(&log, vec![at(5, 6_002), at(6, 7_000)]);
+    assert_eq!((node.segments().len(), log.indexes()), (3, 0..7));
 }

@@ -125,6 +125,13 @@ const DEFINITIONS: &[Definition] = &[
         Accepts::Number { min: 1 << 20, max: i32::MAX as i64 },
         "Size at which a segment file is closed and the next begun.",
     ),
+    definition(
+        "segment.ms",
+        "604800000",
+        Kind::Long,
+        Accepts::Number { min: 1, max: i64::MAX },
+        "Age of a segment's first record, in milliseconds, at which the next record begins another file: what is old goes by whole files.",
+    ),
 ];
 
 pub fn definitions() -> &'static [Definition] {
@@ -254,6 +261,7 @@ mod tests {
             ("retention.ms", "soon"),
             ("segment.bytes", "0"),
             ("segment.bytes", "2147483648"),
+            ("segment.ms", "0"),
             ("min.insync.replicas", "0"),
             ("cleanup.policy", "compact"),
             ("compression.type", "zstd"),

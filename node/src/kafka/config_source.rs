@@ -53,6 +53,7 @@ fn node_name(topics: &'static str) -> &'static str {
         "retention.bytes" => "log.retention.bytes",
         "retention.ms" => "log.retention.ms",
         "segment.bytes" => "log.segment.bytes",
+        "segment.ms" => "log.roll.ms",
         same => same,
     }
 }
@@ -82,6 +83,7 @@ pub fn of_node(image: &Image, node_id: u64) -> Vec<InForce> {
         default("retention.bytes", "Default of a topic's retention.bytes."),
         default("retention.ms", "Default of a topic's retention.ms."),
         default("segment.bytes", "Default of a topic's segment.bytes."),
+        default("segment.ms", "Default of a topic's segment.ms."),
     ];
     let own = [
         fixed(

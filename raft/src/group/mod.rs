@@ -36,7 +36,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::env::Env;
-use crate::log::{Log, LogError, LogSettings};
+use crate::log::{Log, LogError, LogSettings, Rolling};
 use crate::node::{NodeError, Timing};
 use crate::partition::Leadership;
 use crate::peer::client::Peers;
@@ -144,7 +144,7 @@ pub(crate) struct Plan {
     pub directory: std::path::PathBuf,
     /// Who forms the group where its log is empty. Nobody: the group exists, and this replica joins it when its leader says so.
     pub voters: Vec<NodeId>,
-    pub segment_bytes: u64,
+    pub rolling: Rolling,
     pub host: Host,
     /// Adds the epoch of the home to the Kafka-visible one.
     pub mirror: bool,
@@ -175,11 +175,11 @@ fn config(timing: Timing, id: GroupId) -> Result<openraft::Config, NodeError> {
 impl Group {
     /// Recovers the log, starts openraft on it, and forms the group where that has never happened.
     pub async fn start(around: Surroundings<'_>, plan: Plan) -> Result<Group, NodeError> {
-        let Plan { id, directory, voters, segment_bytes, host, mirror } = plan;
+        let Plan { id, directory, voters, rolling, host, mirror } = plan;
         let rest = Arc::new(Rest::new(id, around.node_id, around.liveness.clone(), around.awake.clone(), around.env.mutations()));
         let snapshots = Snapshots::new(id, around.writer.clone());
         let purged = snapshots.purged()?;
-        let log = Log::open_behind(around.env, around.writer, &directory, LogSettings { group: id, segment_bytes }, purged)?;
+        let log = Log::open_behind(around.env, around.writer, &directory, LogSettings { group: id, rolling }, purged)?;
         if !around.env.mutations().trust_damaged {
             storage::require_whole(&log, around.writer, id)?;
         }

@@ -27,18 +27,19 @@ impl Log {
             self.stamp(&state, &mut entry)?;
             // Nothing before such a point is read any more: in a segment of its own it lets go of all of it.
             let covers = start_offset_of(&entry).is_some_and(|start| start >= state.next_offset);
-            let full = |segment: &Segment| segment.end >= self.inner.settings.segment_bytes || (covers && !segment.points.is_empty());
-            if state.segments.last().is_none_or(full) {
+            let lets_go = covers && state.segments.last().is_some_and(|segment| !segment.points.is_empty());
+            if lets_go || state.is_due(entry.append_time_us) {
                 if let Some((file, offset, parts)) = run.take() {
                     self.inner.writer.queue(Job::Write { file, offset, parts, done: Box::new(|_| ()) })?;
                 }
                 self.roll(&mut state, entry.index)?;
             }
             let header = encode_frame(&entry);
+            let segment_bytes = state.rolling.segment_bytes;
             if let Some(segment) = state.segments.last_mut() {
                 let end = segment.end + (FRAME_HEADER_BYTES + entry.payload.len()) as u64;
                 if end > segment.reserved {
-                    segment.reserved = reservation(end, self.inner.settings.segment_bytes);
+                    segment.reserved = reservation(end, segment_bytes);
                     self.inner.writer.queue(Job::Reserve { file: segment.file.clone(), bytes: segment.reserved })?;
                 }
                 let (_, _, parts) = run.get_or_insert_with(|| (segment.file.clone(), segment.end, Vec::new()));
@@ -95,12 +96,12 @@ impl Log {
     }
 
     fn roll(&self, state: &mut State, base_index: u64) -> io::Result<()> {
-        let Inner { env, dir, settings, .. } = &*self.inner;
+        let Inner { env, dir, group, .. } = &*self.inner;
         let path = dir.join(format!("{base_index:020}.log"));
         let file = env.disk.open(&path, true)?;
-        let header = encode_segment(settings.group, base_index, state.next_offset);
+        let header = encode_segment(*group, base_index, state.next_offset);
         let (base_offset, end) = (state.next_offset, SEGMENT_HEADER_BYTES as u64);
-        let reserved = reservation(end, settings.segment_bytes);
+        let reserved = reservation(end, state.rolling.segment_bytes);
         let (is_first, task_file) = (state.segments.is_empty(), file.clone());
         let prepare = move || {
             task_file.set_len(0)?;
@@ -119,7 +120,7 @@ impl Log {
             });
             self.inner.writer.queue(Job::Task { task, done: Box::new(|_| ()) })?;
         }
-        state.segments.push(Segment { path, file, base_index, base_offset, end, reserved, points: Vec::new() });
+        state.segments.push(Segment { path, file, base_index, base_offset, end, reserved, points: Vec::new(), first_append_time_us: None });
         Ok(())
     }
 }

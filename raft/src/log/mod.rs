@@ -89,12 +89,33 @@ pub struct OffsetAt {
     pub leader_epoch: i32,
 }
 
-/// Fixed facts of one log.
+/// What one log is told when it is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogSettings {
+    /// Whose log it is; never changes.
     pub group: GroupId,
-    /// Roll to a new segment file beyond this size.
+    pub rolling: Rolling,
+}
+
+/// When a new segment file is begun. May change while the log is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rolling {
+    /// Beyond this size.
     pub segment_bytes: u64,
+    /// Where the segment's first entry is older than this by the append times that entries carry: every replica does it at the same place, and a
+    /// log at rest stays as it is.
+    pub segment_ms: u64,
+}
+
+impl Rolling {
+    /// As topics have it by default: Kafka's figures.
+    pub const DEFAULT: Rolling = Rolling { segment_bytes: 1 << 30, segment_ms: 7 * 24 * 3_600_000 };
+}
+
+impl Default for Rolling {
+    fn default() -> Rolling {
+        Rolling::DEFAULT
+    }
 }
 
 /// Where an entry stands in Raft's order.
@@ -144,7 +165,7 @@ struct Inner {
     env: Env,
     writer: Writer,
     dir: PathBuf,
-    settings: LogSettings,
+    group: GroupId,
     state: Mutex<State>,
     /// What was found wrong with the files while they were read, once anything was.
     damage: watch::Sender<Option<String>>,
@@ -160,7 +181,7 @@ impl Log {
     pub fn open_behind(env: &Env, writer: &Writer, dir: &Path, settings: LogSettings, purged: Option<Purged>) -> Result<Log, LogError> {
         // Its name is made durable with the first file in it.
         env.disk.create_dir_all(dir)?;
-        let mut state = State::default();
+        let mut state = State { rolling: settings.rolling, ..State::default() };
         let paths: Vec<PathBuf> = env.disk.list(dir)?.into_iter().filter(|path| path.extension().is_some_and(|end| end == "log")).collect();
         let paths = retention::remove_leftovers(env, dir, paths, purged)?;
         for (i, path) in paths.iter().enumerate() {
@@ -172,11 +193,16 @@ impl Log {
             env: env.clone(),
             writer: writer.clone(),
             dir: dir.to_owned(),
-            settings,
+            group: settings.group,
             state: Mutex::new(state),
             damage: watch::Sender::default(),
         };
         Ok(Log { inner: Arc::new(inner) })
+    }
+
+    /// Changes when new segments are begun, from the next append on.
+    pub fn set_rolling(&self, rolling: Rolling) {
+        self.state().rolling = rolling;
     }
 
     /// Why this log must not be read from any more; None while nothing is known against it.

@@ -36,7 +36,17 @@ pub(super) fn recover(env: &Env, state: &mut State, path: &Path, group: GroupId,
     let mut next_index = base_index;
     let end = SEGMENT_HEADER_BYTES as u64;
     let (path_held, reserved) = (path.to_owned(), length);
-    state.segments.push(Segment { path: path_held, file: file.clone(), base_index, base_offset, end, reserved, points: Vec::new() });
+    let (points, first_append_time_us) = (Vec::new(), None);
+    state.segments.push(Segment {
+        path: path_held,
+        file: file.clone(),
+        base_index,
+        base_offset,
+        end,
+        reserved,
+        points,
+        first_append_time_us,
+    });
     let mut position = end;
     while position + FRAME_HEADER_BYTES as u64 <= length {
         let Ok((entry, bytes)) = read_frame(&*file, position, !is_last) else { break };

@@ -27,6 +27,8 @@ pub(super) struct Segment {
     /// Size of the file; what lies behind `end` is zeros.
     pub(super) reserved: u64,
     pub(super) points: Vec<Point>,
+    /// Of its first entry; None while it has none.
+    pub(super) first_append_time_us: Option<i64>,
 }
 
 impl Segment {

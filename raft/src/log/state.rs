@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::frame::FRAME_HEADER_BYTES;
 use super::retention::Purged;
 use super::segment::{Point, Segment};
-use super::{EntryHead, LogEntry, LogPosition};
+use super::{EntryHead, LogEntry, LogPosition, Rolling};
 
 /// Recent entries kept in memory per log; what is not yet flushed is kept besides.
 const TAIL_CACHE_BYTES: usize = 1 << 20;
@@ -31,6 +31,7 @@ pub(super) struct State {
     pub(super) flushed_next: u64,
     /// How often entries were cut away: what was looked up before may stand elsewhere.
     pub(super) cuts: u64,
+    pub(super) rolling: Rolling,
 }
 
 impl State {
@@ -41,6 +42,14 @@ impl State {
     /// The first entry held, or to be held.
     pub(super) fn first_index(&self) -> u64 {
         self.purged.map_or_else(|| self.segments.first().map_or(0, |segment| segment.base_index), |purged| purged.index + 1)
+    }
+
+    /// Whether an entry of this append time begins a new segment. Never where the last one is empty.
+    pub(super) fn is_due(&self, append_time_us: i64) -> bool {
+        let Some(segment) = self.segments.last() else { return true };
+        let Some(first_us) = segment.first_append_time_us else { return false };
+        let age_ms = u64::try_from(append_time_us.saturating_sub(first_us) / 1_000).unwrap_or(0);
+        segment.end >= self.rolling.segment_bytes || age_ms >= self.rolling.segment_ms
     }
 
     /// Forgets what `purged` covers and returns the segments that hold nothing else; all of them where the log ends before it.
@@ -82,6 +91,7 @@ impl State {
             if let (Some(point), Some(batch)) = (segment.points.last_mut(), head.batch) {
                 point.max_timestamp_ms = point.max_timestamp_ms.max(batch.max_timestamp_ms);
             }
+            segment.first_append_time_us.get_or_insert(head.append_time_us);
             segment.end += frame_bytes;
         }
         if let Some(batch) = head.batch {

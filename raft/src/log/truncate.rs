@@ -32,7 +32,7 @@ impl Log {
             None => Vec::new(),
         };
         let mut state = self.state();
-        let plan = if keep < state.next_index() { Some(plan(&state, keep, self.inner.settings.segment_bytes)?) } else { None };
+        let plan = if keep < state.next_index() { Some(plan(&state, keep)?) } else { None };
         let cuts = state.cuts + u64::from(plan.is_some());
         let log = self.clone();
         let done: Flushed = Box::new(move |result| {
@@ -91,7 +91,7 @@ struct Shortened {
     reserved: u64,
 }
 
-fn plan(state: &State, keep: u64, segment_bytes: u64) -> io::Result<Plan> {
+fn plan(state: &State, keep: u64) -> io::Result<Plan> {
     let stay = state.segments.iter().take_while(|segment| segment.base_index < keep).count();
     let removed = state.segments.iter().skip(stay).rev().map(|segment| segment.path.clone()).collect();
     let last = stay.checked_sub(1).and_then(|last| state.segments.get(last));
@@ -111,7 +111,8 @@ fn plan(state: &State, keep: u64, segment_bytes: u64) -> io::Result<Plan> {
         end += bytes;
         at += 1;
     }
-    let shortened = Shortened { file: segment.file.clone(), points, from, frames, end, reserved: reservation(end, segment_bytes) };
+    let shortened =
+        Shortened { file: segment.file.clone(), points, from, frames, end, reserved: reservation(end, state.rolling.segment_bytes) };
     Ok(Plan { removed, shortened: Some(shortened) })
 }
 

@@ -32,6 +32,7 @@ use crate::control::Control;
 use crate::env::Env;
 use crate::group::Group;
 use crate::group::rest::Awake;
+use crate::log::Rolling;
 use crate::partition::Partition;
 use crate::peer::client::Peers;
 use crate::peer::liveness::Liveness;
@@ -45,7 +46,7 @@ use lives::Lives;
 pub use scrub::{SCRUB_BYTES_PER_S_DEFAULT, SCRUB_PAUSE_DEFAULT, ScrubStats};
 use telling::Telling;
 
-const CONTROLLER_SEGMENT_BYTES: u64 = 16 << 20;
+const CONTROLLER_ROLLING: Rolling = Rolling { segment_bytes: 16 << 20, ..Rolling::DEFAULT };
 /// Groups that may be opened or deleted at once.
 const CHANGING: usize = 32;
 /// How long a stopping node waits for another to take a group over.

@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::repairs::{self, VOTES_LOST};
-use super::{CHANGING, CONTROLLER_SEGMENT_BYTES, Inner, Node, NodeConfig, NodeError, NodeWeak, lock, read, write};
+use super::{CHANGING, CONTROLLER_ROLLING, Inner, Node, NodeConfig, NodeError, NodeWeak, lock, read, write};
 use crate::control::{Control, Machine};
 use crate::group::machine::Host;
 use crate::group::storage::meta_keys;
@@ -81,7 +81,7 @@ impl Node {
             id: GroupId::CONTROLLER,
             directory: self.directory(GroupId::CONTROLLER),
             voters: voters.clone(),
-            segment_bytes: CONTROLLER_SEGMENT_BYTES,
+            rolling: CONTROLLER_ROLLING,
             host: Host::Control(machine.clone()),
             mirror: false,
         };
@@ -113,7 +113,7 @@ impl Node {
             id: spec.id,
             directory: self.directory(spec.id),
             voters: spec.replicas.clone(),
-            segment_bytes: spec.settings.segment_bytes,
+            rolling: spec.settings.rolling,
             host: Host::Partition(producers.clone()),
             mirror: spec.mirror,
         };

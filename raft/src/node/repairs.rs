@@ -11,9 +11,9 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{oneshot, watch};
 
 use super::lives::trusted_key;
-use super::{CONTROLLER_SEGMENT_BYTES, Node, NodeError, NodeWeak, lock, write};
+use super::{CONTROLLER_ROLLING, Node, NodeError, NodeWeak, lock, write};
 use crate::GroupId;
-use crate::log::LogError;
+use crate::log::{LogError, Rolling};
 use crate::partition::PartitionSpec;
 use crate::repair::task::Task;
 use crate::repair::{self, DamagedReplica, Progress, Repair, RepairStats};
@@ -117,7 +117,7 @@ impl Node {
         }
         tracing::error!(topic = %id.topic, partition = id.partition, reason, "a replica takes no part until its peers have repaired it");
         self.inner.repair_counters.found.fetch_add(1, Ordering::Relaxed);
-        let (task, repair, cancelled, ended) = self.repair(id, spec.replicas.clone(), spec.settings.segment_bytes, &reason, damaged);
+        let (task, repair, cancelled, ended) = self.repair(id, spec.replicas.clone(), spec.settings.rolling, &reason, damaged);
         lock(&self.inner.repairs).insert(id, repair);
         let weak = NodeWeak(Arc::downgrade(&self.inner));
         self.inner.runtime.spawn(async move {
@@ -134,7 +134,7 @@ impl Node {
         &self,
         id: GroupId,
         founders: Vec<u64>,
-        segment_bytes: u64,
+        rolling: Rolling,
         reason: &str,
         damaged: bool,
     ) -> (Task, Repair, watch::Receiver<bool>, oneshot::Sender<()>) {
@@ -151,7 +151,7 @@ impl Node {
             founded_alone: founders == [self.inner.config.node_id],
             directory: self.directory(id),
             aside: self.aside(id),
-            segment_bytes,
+            rolling,
             counters: self.inner.repair_counters.clone(),
             progress: progress.clone(),
         };
@@ -219,7 +219,7 @@ impl Node {
         tracing::error!(reason, "the controller's replica is damaged: this node waits until its peers have repaired it");
         self.inner.repair_counters.found.fetch_add(1, Ordering::Relaxed);
         let voters = self.inner.config.peers.keys().copied().collect();
-        let (task, repair, cancelled, _ended) = self.repair(id, voters, CONTROLLER_SEGMENT_BYTES, &reason, damaged);
+        let (task, repair, cancelled, _ended) = self.repair(id, voters, CONTROLLER_ROLLING, &reason, damaged);
         lock(&self.inner.repairs).insert(id, repair);
         let mended = task.run(cancelled).await;
         lock(&self.inner.repairs).remove(&id);

@@ -20,7 +20,7 @@ use crate::batch::{Batch, BatchError, BatchHeader};
 pub use crate::group::membership::{Behind, Membership, ReconfigureError};
 use crate::group::{Group, Outcome, Proposal, Types};
 use crate::log::{FrameKind, Log};
-pub use crate::log::{OffsetAt, Retention, StoredBatch};
+pub use crate::log::{OffsetAt, Retention, Rolling, StoredBatch};
 use crate::{GroupId, NodeId};
 use producers::{Pending, Producers, Verdict};
 pub use retention::DeleteRecordsError;
@@ -40,8 +40,8 @@ pub struct PartitionSpec {
 /// What a topic's config says about its logs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartitionSettings {
-    /// Roll to a new segment file beyond this size (`segment.bytes`).
-    pub segment_bytes: u64,
+    /// When a new segment file is begun (`segment.bytes`, `segment.ms`).
+    pub rolling: Rolling,
 }
 
 /// Who leads, as this replica last heard.
@@ -320,6 +320,11 @@ impl Partition {
     pub fn submitted_end(&self) -> i64 {
         let term = self.inner.group.applied().borrow().term;
         lock(&self.inner.submitted).filter(|(since, _)| *since == term).map_or_else(|| self.log_end_offset(), |(_, end)| end)
+    }
+
+    /// Takes up what the topic's config says by now.
+    pub fn configure(&self, settings: PartitionSettings) {
+        self.inner.group.log().set_rolling(settings.rolling);
     }
 
     pub fn log_start_offset(&self) -> i64 {

@@ -14,7 +14,7 @@ use crate::batch::Batch;
 use crate::env::Env;
 use crate::group::snapshot::{self, Snapshots};
 use crate::group::storage::{raise_vote, stored_vote};
-use crate::log::{FrameKind, Log, LogEntry, LogError, LogPosition, LogSettings, salvage, start_offset_of};
+use crate::log::{FrameKind, Log, LogEntry, LogError, LogPosition, LogSettings, Rolling, salvage, start_offset_of};
 use crate::node::NodeWeak;
 use crate::peer::client::Peers;
 use crate::peer::frame::{Kind, Request};
@@ -64,7 +64,7 @@ pub(crate) struct Task {
     pub directory: PathBuf,
     /// Where damaged files are kept until the repair is over.
     pub aside: PathBuf,
-    pub segment_bytes: u64,
+    pub rolling: Rolling,
     pub counters: Arc<Counters>,
     pub progress: Arc<Progress>,
 }
@@ -129,7 +129,7 @@ impl Task {
     }
 
     fn open(&self) -> Result<Log, Pause> {
-        let settings = LogSettings { group: self.group, segment_bytes: self.segment_bytes };
+        let settings = LogSettings { group: self.group, rolling: self.rolling };
         Ok(Log::open_behind(&self.env, &self.writer, &self.directory, settings, self.snapshots().purged()?)?)
     }
 

@@ -13,7 +13,7 @@ use meridian_raft::control::{Control, Machine, ProposeError};
 use meridian_raft::env::Env;
 use meridian_raft::node::{Node, NodeConfig, NodeError, PeerTls, Timing};
 use meridian_raft::partition::{
-    AppendError, Appended, DeleteRecordsError, Partition, PartitionSettings, PartitionSpec, ReconfigureError, StoredBatch,
+    AppendError, Appended, DeleteRecordsError, Partition, PartitionSettings, PartitionSpec, ReconfigureError, Rolling, StoredBatch,
 };
 use meridian_raft::{GroupId, NodeId};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
@@ -184,7 +184,7 @@ impl Region {
             id: GROUP,
             replicas: if node_id <= FOUNDERS { vec![1, 2, 3] } else { vec![] },
             mirror: self.mirror,
-            settings: PartitionSettings { segment_bytes: self.segment_bytes },
+            settings: PartitionSettings { rolling: Rolling { segment_bytes: self.segment_bytes, ..Rolling::DEFAULT } },
         }
     }
 

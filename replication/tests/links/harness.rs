@@ -12,7 +12,7 @@ use meridian_raft::batch::Batch;
 use meridian_raft::batch::records::{Record, encode};
 use meridian_raft::env::Env;
 use meridian_raft::node::{Node, NodeConfig, Timing};
-use meridian_raft::partition::{Partition, PartitionSettings, PartitionSpec, StoredBatch};
+use meridian_raft::partition::{Partition, PartitionSettings, PartitionSpec, Rolling, StoredBatch};
 use meridian_raft::{GroupId, NodeId};
 use meridian_replication::catalogue::{Catalogue, CatalogueTopic, Metadata};
 use meridian_replication::link::{LinkConfig, Links, MirrorStatus};
@@ -291,7 +291,7 @@ impl Region {
                     id: GroupId { topic: TOPIC, partition },
                     replicas: (1..=nodes).collect(),
                     mirror: name != "us",
-                    settings: PartitionSettings { segment_bytes: 1 << 20 },
+                    settings: PartitionSettings { rolling: Rolling { segment_bytes: 1 << 20, ..Rolling::DEFAULT } },
                 };
                 member.partitions.push(member.node.open_partition(spec).await.expect("a partition"));
             }

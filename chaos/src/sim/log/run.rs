@@ -9,7 +9,7 @@ use bytes::Bytes;
 use meridian_raft::GroupId;
 use meridian_raft::batch::records::{Record, encode};
 use meridian_raft::env::{Env, SimDisk};
-use meridian_raft::log::{FrameKind, Log, LogEntry, LogSettings};
+use meridian_raft::log::{FrameKind, Log, LogEntry, LogSettings, Rolling};
 use meridian_raft::writer::Writer;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -21,6 +21,8 @@ use crate::sim::{Broken, Mutations};
 const STEPS: u64 = 160;
 /// Small, so that a run rolls through many segments.
 const SEGMENT_BYTES: u64 = 16 * 1024;
+/// Short, so that some roll before they are full.
+const SEGMENT_MS: u64 = 20;
 const LOG_DIR: &str = "/data/groups/flights-0";
 
 /// Runs one seed from beginning to end.
@@ -66,7 +68,8 @@ impl Running {
         let mut env = Env::simulated(seed, disk.clone());
         env.mutations = mutations;
         let writer = Writer::start(&env, Path::new("/data")).map_err(|error| format!("the writer does not start: {error}"))?;
-        let settings = LogSettings { group: GroupId { topic: uuid::Uuid::from_u128(1), partition: 0 }, segment_bytes: SEGMENT_BYTES };
+        let rolling = Rolling { segment_bytes: SEGMENT_BYTES, segment_ms: SEGMENT_MS };
+        let settings = LogSettings { group: GroupId { topic: uuid::Uuid::from_u128(1), partition: 0 }, rolling };
         let log = Log::open(&env, &writer, Path::new(LOG_DIR), settings).map_err(|error| format!("the log does not open: {error}"))?;
         Ok(Running { log, writer, durable: Arc::default(), failed: Arc::default(), failing_from: None })
     }

@@ -1,6 +1,6 @@
 //! What one seed's run is made of: how many nodes and partitions, which faults and workloads.
 
-use meridian_raft::partition::{PartitionSettings, PartitionSpec};
+use meridian_raft::partition::{PartitionSettings, PartitionSpec, Rolling};
 use meridian_raft::{GroupId, NodeId};
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -9,8 +9,8 @@ use rand::seq::IndexedRandom;
 use super::faults::{FAULTS, Fault};
 use super::workload::{WORKLOADS, Workload};
 
-/// Small, so that a run rolls through several segments.
-const SEGMENT_BYTES: u64 = 32 * 1024;
+/// Small and short, so that a run rolls through several segments.
+const ROLLING: Rolling = Rolling { segment_bytes: 32 * 1024, segment_ms: 5_000 };
 
 #[derive(Debug, Clone)]
 pub(super) struct Profile {
@@ -42,5 +42,5 @@ fn spec(partition: i32, nodes: NodeId, random: &mut StdRng) -> PartitionSpec {
     // The order matters: the first stands for election first.
     let replicas = all.choose_multiple(random, 3).copied().collect();
     let id = GroupId { topic: uuid::Uuid::from_u128(1), partition };
-    PartitionSpec { id, replicas, mirror: false, settings: PartitionSettings { segment_bytes: SEGMENT_BYTES } }
+    PartitionSpec { id, replicas, mirror: false, settings: PartitionSettings { rolling: ROLLING } }
 }
