@@ -31,6 +31,12 @@ const FORWARDED_NO_LEADER: u8 = 1;
 pub trait Machine: Send + Sync + 'static {
     /// Applies one committed command; the answer goes to whoever proposed it. `index` grows with every command.
     fn apply(&self, index: u64, command: &[u8]) -> Vec<u8>;
+
+    /// All that the commands applied so far have made. It stands for them: the log lets go of them, and whoever lacks them is sent this.
+    fn save(&self) -> Vec<u8>;
+
+    /// Becomes what another machine, of this version or an earlier one, has saved. An error: these are no such bytes; nothing has changed.
+    fn restore(&self, saved: &[u8]) -> Result<(), String>;
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

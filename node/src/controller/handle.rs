@@ -72,6 +72,17 @@ impl Machine for Applier {
         self.image.send_replace(state.image());
         serde_json::to_vec(&Applied { index, answer }).unwrap_or_default()
     }
+
+    fn save(&self) -> Vec<u8> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).save()
+    }
+
+    fn restore(&self, saved: &[u8]) -> Result<(), String> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.restore(saved).map_err(|error| format!("not the region's metadata: {error}"))?;
+        self.image.send_replace(state.image());
+        Ok(())
+    }
 }
 
 impl Controller {

@@ -25,7 +25,7 @@ pub struct NodeRecord {
     pub peer: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Topic {
     pub name: String,
     pub id: Uuid,
@@ -46,7 +46,7 @@ pub struct Topic {
 }
 
 /// A partition on its way. Its `partitions` entry says where it was until it has arrived.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Move {
     /// The replicas to be, the preferred leader first. Those it has now: it goes back.
     pub target: Vec<u64>,
@@ -55,7 +55,7 @@ pub struct Move {
 }
 
 /// A topic that another region told of and that is not mirrored here, with the reason.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Conflict {
     pub name: String,
     pub id: Uuid,

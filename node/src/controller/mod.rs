@@ -9,6 +9,7 @@ pub mod handle;
 pub mod image;
 pub mod moves;
 pub mod placement;
+mod saved;
 pub mod state;
 pub mod topic_config;
 pub mod topic_name;

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::command::{Answer, Command, ConfigChange};
 use super::image::{Image, NodeRecord, Topic};
-use super::{moves, topic_config, topic_name};
+use super::{moves, saved, topic_config, topic_name};
 
 /// Most partitions of one topic.
 pub const PARTITIONS_MAX: usize = 10_000;
@@ -53,6 +53,17 @@ impl State {
 
     pub fn image(&self) -> Arc<Image> {
         self.image.clone()
+    }
+
+    /// The image in the form that [`State::restore`] takes.
+    pub fn save(&self) -> Vec<u8> {
+        saved::save(&self.image)
+    }
+
+    /// Goes on from what another node's state has saved.
+    pub fn restore(&mut self, saved: &[u8]) -> Result<(), serde_json::Error> {
+        self.image = Arc::new(saved::restore(&self.image, saved)?);
+        Ok(())
     }
 
     /// Applies the command at this index of the controller's log; the caller passes each index once, in order. Images given out before stay

@@ -361,6 +361,34 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn a_state_goes_on_from_what_another_saved(commands in prop::collection::vec(any_command(), 0..30), at in 0_usize..30) {
+        let (mut one, mut other) = (eu(), State::new("dev", "eu", 2, vec![Principal::user("root")]));
+        for (i, command) in commands.into_iter().enumerate() {
+            if i == at {
+                other.restore(&one.save()).expect("saved by the same version");
+                prop_assert_eq!(&other.image(), &one.image());
+            }
+            let answer = next(&mut one, command.clone());
+            if i >= at {
+                prop_assert_eq!(next(&mut other, command), answer);
+                prop_assert_eq!(&other.image(), &one.image());
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_no_saved_state_changes_nothing() {
+    let mut state = eu();
+    let before = state.image();
+    for bytes in [b"".as_slice(), b"{}", b"\xff\x00", &state.save()[1..]] {
+        assert!(state.restore(bytes).is_err(), "{bytes:?}");
+        assert_eq!(state.image(), before);
+    }
+}
+
 #[test]
 fn a_command_with_unknown_fields_is_refused() {
     assert!(serde_json::from_str::<Command>(r#"{"command":"allocate_producer_ids","count":1}"#).is_ok());

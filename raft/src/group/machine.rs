@@ -135,7 +135,11 @@ impl GroupMachine {
                 }
                 (purged, producers.lock().unwrap_or_else(PoisonError::into_inner).checkpoint())
             }
-            Host::Control(_) => return Ok(None),
+            // Commands are not repeated: the state is that of the last one applied, and the log goes on behind it.
+            Host::Control(machine) => match self.log.cut_point(applied.index)? {
+                Some(purged) => (purged, machine.save().into()),
+                None => return Ok(None),
+            },
         };
         let membership = self.memberships.iter().rev().find(|held| held.log_id().is_none_or(|id| id.index <= purged.index));
         let membership = membership.cloned().unwrap_or_default();
@@ -152,7 +156,7 @@ impl GroupMachine {
             snapshot.snapshot;
         match &self.host {
             Host::Partition(producers) => producers.lock().unwrap_or_else(PoisonError::into_inner).restore(state)?,
-            Host::Control(_) => return Err(io::Error::new(io::ErrorKind::Unsupported, "the controller's log is not purged")),
+            Host::Control(machine) => machine.restore(state).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?,
         }
         self.last_applied = snapshot.meta.last_log_id;
         self.memberships = VecDeque::from([snapshot.meta.last_membership.clone()]);

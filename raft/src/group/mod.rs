@@ -342,6 +342,16 @@ impl Group {
         }
     }
 
+    /// Has a snapshot made where whole segments are needed no more: of a partition those before its start, of the controller all but the last.
+    pub async fn purge_leftovers(&self) {
+        let (log, applied) = (self.log(), self.inner.applied.borrow().index);
+        let point = if self.id() == GroupId::CONTROLLER { log.cut_point(applied) } else { log.purge_point(applied) };
+        if matches!(point, Ok(Some(_))) {
+            // A group that has stopped needs no purge.
+            let _ = self.inner.raft.trigger().snapshot().await;
+        }
+    }
+
     pub fn stop(&self) -> BoxFuture<'_, ()> {
         self.end().boxed()
     }

@@ -2,7 +2,7 @@
 //!
 //! Its last entry is the last one *purged*, never the last applied: whoever is sent it holds the log from the entry behind it on, without a hole.
 //! What else it holds may be newer than that entry, since all of it is committed and grows only: the log start offset, and the producers,
-//! who learn of a batch once however often it is applied. The controller's holds its whole state, exactly as of its last entry.
+//! who learn of a batch once however often it is applied. The controller's holds its whole state, exactly as of its last entry, which is the last applied.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -142,6 +142,19 @@ impl Log {
         Ok(head.map(|head| Purged { term: head.term, index, next_offset, append_time_us: head.append_time_us }))
     }
 
+    /// The entry at `applied`, where everything up to it is needed no more. None where no segment would go.
+    pub fn cut_point(&self, applied: u64) -> io::Result<Option<Purged>> {
+        let next_offset = {
+            let state = self.state();
+            if state.segments.get(1).is_none_or(|second| second.base_index > applied.saturating_add(1)) {
+                return Ok(None);
+            }
+            state.next_offset
+        };
+        let head = self.heads(applied..applied + 1)?.pop();
+        Ok(head.map(|head| Purged { term: head.term, index: head.index, next_offset, append_time_us: head.append_time_us }))
+    }
+
     /// The last batch up to `purged`, as far as the log still holds one.
     pub fn last_batch_of(&self, purged: Purged) -> io::Result<Option<EntryHead>> {
         if purged.next_offset == 0 {

@@ -46,7 +46,8 @@ use lives::Lives;
 pub use scrub::{SCRUB_BYTES_PER_S_DEFAULT, SCRUB_PAUSE_DEFAULT, ScrubStats};
 use telling::Telling;
 
-const CONTROLLER_ROLLING: Rolling = Rolling { segment_bytes: 16 << 20, ..Rolling::DEFAULT };
+/// A snapshot takes the place of the controller's log once it holds more: so much is read and applied again at a start.
+const CONTROLLER_ROLLING: Rolling = Rolling { segment_bytes: 4 << 20, ..Rolling::DEFAULT };
 /// Groups that may be opened or deleted at once.
 const CHANGING: usize = 32;
 /// How long a stopping node waits for another to take a group over.

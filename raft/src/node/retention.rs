@@ -13,11 +13,13 @@ pub async fn enforce(node: NodeWeak) {
         tokio::time::sleep(RETENTION_EVERY).await;
         let Some(node) = node.upgrade() else { return };
         let now_ms = node.inner.env.clock.wall_us() / 1000;
-        let partitions = node.partitions();
+        let (partitions, groups) = (node.partitions(), node.groups());
         drop(node);
         for partition in partitions {
             partition.enforce_retention(now_ms).await;
-            partition.purge_leftovers().await;
+        }
+        for group in groups {
+            group.purge_leftovers().await;
         }
     }
 }

@@ -143,14 +143,4 @@ impl Partition {
     pub fn times_filled_up(&self) -> u64 {
         self.inner.group.applied().borrow().filled_up
     }
-
-    /// Asks for the removal of segments that readers need no more and that are still there.
-    pub(crate) async fn purge_leftovers(&self) {
-        let group = &self.inner.group;
-        let applied = group.applied().borrow().index;
-        if matches!(group.log().purge_point(applied), Ok(Some(_))) {
-            // A group that has stopped needs no purge.
-            let _ = group.raft().trigger().snapshot().await;
-        }
-    }
 }

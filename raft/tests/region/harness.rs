@@ -38,6 +38,20 @@ impl Machine for Journal {
         journal.push(command.to_vec());
         [&[journal.len() as u8], command].concat()
     }
+    fn save(&self) -> Vec<u8> {
+        let journal = self.0.lock().expect("no panic in apply");
+        journal.iter().flat_map(|command| [&(command.len() as u32).to_be_bytes(), command.as_slice()].concat()).collect()
+    }
+    fn restore(&self, mut saved: &[u8]) -> Result<(), String> {
+        let mut commands = Vec::new();
+        while let Some((length, rest)) = saved.split_first_chunk() {
+            let (command, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize).ok_or("cut off")?;
+            commands.push(command.to_vec());
+            saved = rest;
+        }
+        *self.0.lock().expect("no panic in apply") = commands;
+        Ok(())
+    }
 }
 
 struct Running {
@@ -355,6 +369,16 @@ impl Region {
                 return commands;
             }
             assert!(begun.elapsed() < PATIENCE, "node {node} applied {} of {count} commands", commands.len());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Until the controller's log on a node holds its first entries no more.
+    pub fn wait_for_shorter_control(&self, node: NodeId) {
+        let first = self.folders[&node].path().join(format!("logs/{}-0/{:020}.log", uuid::Uuid::nil(), 0));
+        let begun = Instant::now();
+        while first.exists() {
+            assert!(begun.elapsed() < PATIENCE, "{} stays", first.display());
             std::thread::sleep(Duration::from_millis(10));
         }
     }

@@ -37,6 +37,35 @@ fn every_node_knows_who_lives_though_followers_ask_nothing() {
 }
 
 #[test]
+fn a_snapshot_stands_for_old_commands_at_a_start_and_for_a_node_far_behind() {
+    let mut region = Region::start();
+    region.leader();
+    region.kill(3);
+    let command = |number: u8| vec![number; 700 << 10];
+    // More than a segment of the controller's log.
+    for number in 0..8 {
+        region.propose(1, command(number)).expect("committed by the other two");
+    }
+    for node in [1, 2] {
+        region.wait_for_shorter_control(node);
+    }
+    region.restart(3);
+    let all: Vec<_> = (0..8).map(command).collect();
+    assert!(region.commands(3, 8) == all, "what the node far behind has applied");
+    for node in 1..=3 {
+        region.kill(node);
+    }
+    for node in 1..=3 {
+        region.restart(node);
+    }
+    region.propose(2, command(8)).expect("committed");
+    let all: Vec<_> = (0..9).map(command).collect();
+    for node in 1..=3 {
+        assert!(region.commands(node, 9) == all, "what node {node} has applied after the restart");
+    }
+}
+
+#[test]
 fn kill_of_the_leader_loses_nothing_and_the_dead_node_catches_up() {
     let mut region = Region::start();
     let first = region.leader();
