@@ -15,7 +15,7 @@ use super::snapshot::Snapshots;
 use super::{APPEND_BYTES_MAX, Proposal, Types};
 use crate::batch::BatchHeader;
 use crate::log::{EntryHead, FrameKind, Log, LogEntry, LogError};
-use crate::node::lives;
+use crate::node::losses;
 use crate::writer::Writer;
 use crate::{GroupId, NodeId, repair};
 
@@ -58,7 +58,7 @@ pub(super) fn snapshot_key(group: GroupId) -> Vec<u8> {
 
 /// The keys to forget with a group.
 pub(crate) fn meta_keys(group: GroupId) -> [Vec<u8>; 5] {
-    [vote_key(group), committed_key(group), repair::mark_key(group), snapshot_key(group), lives::trusted_key(group)]
+    [vote_key(group), committed_key(group), repair::mark_key(group), snapshot_key(group), losses::trusted_key(group)]
 }
 
 /// The vote as last saved.

@@ -3,7 +3,7 @@
 //! The meta log counts its node's starts (boots) and, while votes or commit indexes change, twice a second a beat. Both are made durable before
 //! peers are told, and peers keep what they were told. A node that starts asks them; until enough have answered it neither votes nor follows.
 //! A node of which a peer remembers more than its own meta log does has lost votes: its groups take part again one by one, each once all other
-//! voters have said which terms they know, and once its log holds what the group's leader has ([`crate::repair`]).
+//! voters have said which terms they know, and once its log holds what the group's leader has ([`super::losses`], [`crate::repair`]).
 
 use std::collections::BTreeSet;
 use std::io;
@@ -15,9 +15,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Node, NodeConfig, NodeWeak, lock, read};
+use super::losses::{Owed, note_loss};
+use super::{Node, NodeConfig, NodeWeak, read};
 use crate::env::Env;
-use crate::group::storage::meta_key;
 use crate::peer::frame::{Kind, Request};
 use crate::writer::Writer;
 use crate::{GroupId, NodeId};
@@ -30,7 +30,6 @@ const ASK_DEADLINE: Duration = Duration::from_secs(1);
 /// How long a node that starts waits for the word of *all* others before that of half of them has to do.
 const ALL_PATIENCE: Duration = Duration::from_secs(1);
 const BOOTS_KEY: &[u8] = b"boots";
-const LOST_KEY: &[u8] = b"lost";
 const MOMENT_BYTES: usize = 3 * 8;
 const TELLING_BYTES: usize = 8 + 2 * MOMENT_BYTES + 1;
 
@@ -123,11 +122,6 @@ fn beat_key(peer: NodeId) -> Vec<u8> {
     [b"beat".as_slice(), &peer.to_be_bytes()].concat()
 }
 
-/// The loss after which a group was last found sound.
-pub(crate) fn trusted_key(group: GroupId) -> Vec<u8> {
-    meta_key(b't', group)
-}
-
 /// This life, and whether it may take part.
 #[derive(Debug)]
 pub(crate) struct Lives {
@@ -138,7 +132,8 @@ pub(crate) struct Lives {
     beat: AtomicU64,
     /// May its groups vote, lead, follow?
     takes_part: watch::Sender<bool>,
-    deciding: tokio::sync::Mutex<()>,
+    pub(super) deciding: tokio::sync::Mutex<()>,
+    pub(super) owed: Owed,
     /// Votes were found lost in this life.
     lost: AtomicBool,
     /// Replicas are being closed over lost votes.
@@ -166,7 +161,7 @@ impl Lives {
         let now = Moment { boots: began_at.boots + 1, beat: 0, life: env.random.next_u64() };
         if let Some(reason) = lost {
             tracing::error!(reason, "this node has lost votes: no group takes part before its peers have brought it up to date");
-            writer.save_meta(LOST_KEY.to_vec(), Some(next_loss(writer))).await?;
+            note_loss(writer).await?;
         }
         writer.save_meta(BOOTS_KEY.to_vec(), Some(value(now))).await?;
         let (boots, beat) = (AtomicU64::new(now.boots), AtomicU64::new(0));
@@ -174,6 +169,7 @@ impl Lives {
         Ok(Lives {
             lost,
             began_at,
+            owed: Owed::read(writer),
             life: now.life,
             boots,
             beat,
@@ -197,37 +193,10 @@ impl Lives {
     }
 }
 
-/// Number of the last loss of votes.
-fn last_loss(writer: &Writer) -> Option<u64> {
-    Some(u64::from_be_bytes(writer.meta(LOST_KEY.to_vec())?.try_into().ok()?))
-}
-
-fn next_loss(writer: &Writer) -> Vec<u8> {
-    (last_loss(writer).unwrap_or(0) + 1).to_be_bytes().to_vec()
-}
-
 impl Node {
     /// False until enough peers have said that this node's data folder is as they remember it, and while replicas are closed because it is not.
     pub fn takes_part(&self) -> bool {
         *self.inner.lives.takes_part.borrow()
-    }
-
-    /// The loss of votes that this group has not made good yet; until then its vote and its log's end are not to be believed.
-    pub(super) fn distrusted(&self, id: GroupId) -> Option<u64> {
-        let lost = last_loss(&self.inner.writer)?;
-        let trusted = self.inner.writer.meta(trusted_key(id)).and_then(|bytes| Some(u64::from_be_bytes(bytes.try_into().ok()?)));
-        (trusted < Some(lost)).then_some(lost)
-    }
-
-    /// The term of this node's vote in a group, for a peer that has lost its own; None where it cannot be relied upon either. A node without a
-    /// replica is none of the voters whose word counts: it says what it knows, or two losses that came one after the other would wait for ever.
-    pub(crate) fn standing(&self, id: GroupId) -> Option<u64> {
-        let held =
-            self.open_group(id).is_some() || lock(&self.inner.repairs).contains_key(&id) || self.inner.env.disk.exists(&self.directory(id));
-        if held && self.distrusted(id).is_some() {
-            return None;
-        }
-        Some(crate::group::storage::stored_vote(&self.inner.writer, id).ok()?.map_or(0, |vote| vote.leader_id().term))
     }
 
     /// A peer tells of its life: what is remembered of it, and whether that is more than it knows itself.
@@ -287,7 +256,7 @@ impl Node {
             }
             let next = Moment { boots: now.boots.max(boots) + 1, beat: 0, life: now.life };
             if !known {
-                self.inner.writer.save_meta(LOST_KEY.to_vec(), Some(next_loss(&self.inner.writer))).await?;
+                note_loss(&self.inner.writer).await?;
             }
             self.inner.lives.lost.store(true, Ordering::Relaxed);
             self.inner.writer.save_meta(BOOTS_KEY.to_vec(), Some(value(next))).await?;

@@ -7,6 +7,7 @@ mod config;
 mod disk;
 mod leading;
 pub(crate) mod lives;
+pub(crate) mod losses;
 mod opening;
 mod pulse;
 mod quiesce;

@@ -10,7 +10,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{oneshot, watch};
 
-use super::lives::trusted_key;
+use super::losses::trusted_key;
 use super::{CONTROLLER_ROLLING, Node, NodeError, NodeWeak, lock, write};
 use crate::GroupId;
 use crate::log::{LogError, Rolling};

@@ -147,8 +147,20 @@ impl Site {
         node.limit_scrub(SCRUB_BYTES_PER_S, SCRUB_PAUSE);
         lock(&self.running).node = Some(node.clone());
         let placed = self.profile.partitions.iter();
-        futures_util::future::try_join_all(placed.map(|spec| self.host(&node, spec))).await?;
+        let hosted = futures_util::future::try_join_all(placed.map(|spec| self.host(&node, spec)));
+        futures_util::future::try_join(hosted, self.settle(&node)).await?;
         Ok(())
+    }
+
+    /// A node that has lost votes says which partitions it is to answer for. Placements are the same to all, so these are never too old.
+    async fn settle(&self, node: &Node) -> Result<(), NodeError> {
+        loop {
+            if let Some(loss) = node.unsettled_loss() {
+                let placed = self.streams.iter().filter(|(_, stream)| lock(&stream.placement).hosts.contains(&self.node));
+                node.settle_loss(loss, placed.map(|(id, _)| *id).collect()).await?;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// One replica's life: it is opened, acted upon, when it is found damaged waited for, and deleted when the partition has moved away.
