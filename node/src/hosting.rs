@@ -22,18 +22,37 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Keeps this node's replicas in step with the metadata until dropped.
 #[derive(Debug)]
 pub struct Hosting {
-    task: AbortHandle,
+    tasks: [AbortHandle; 2],
 }
 
 impl Drop for Hosting {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(AbortHandle::abort);
     }
 }
 
 impl Hosting {
     pub fn start(node_id: u64, raft: Node, controller: Controller) -> Hosting {
-        Hosting { task: tokio::spawn(follow(node_id, raft, controller)).abort_handle() }
+        let settling = tokio::spawn(settle(node_id, raft.clone(), controller.clone())).abort_handle();
+        Hosting { tasks: [tokio::spawn(follow(node_id, raft, controller)).abort_handle(), settling] }
+    }
+}
+
+/// A node that has lost votes says for which partitions it is to answer. Its own image may be older than the loss; one behind a command that
+/// is committed now is not.
+async fn settle(node_id: u64, raft: Node, controller: Controller) {
+    loop {
+        if let Some(loss) = raft.unsettled_loss() {
+            match controller.up_to_date().await {
+                Ok(image) => {
+                    if let Err(error) = raft.settle_loss(loss, wanted(node_id, &image).into_keys().collect()).await {
+                        tracing::error!(%error, "cannot note which partitions are placed here");
+                    }
+                }
+                Err(error) => tracing::debug!(%error, "which partitions lost votes here is not known yet"),
+            }
+        }
+        tokio::time::sleep(RETRY).await;
     }
 }
 

@@ -109,6 +109,15 @@ impl Controller {
         self.image.borrow().clone()
     }
 
+    /// The metadata as of a moment after this was asked: behind a command, which changes nothing, that a majority has committed since.
+    pub async fn up_to_date(&self) -> Result<Arc<Image>, SubmitError> {
+        match self.submit(Command::MovePartitions { moves: Vec::new() }).await? {
+            // What is refused is not waited for.
+            Answer::Invalid { .. } => Err(SubmitError::Unavailable),
+            _ => Ok(self.image()),
+        }
+    }
+
     /// Fires on every change.
     pub fn watch(&self) -> watch::Receiver<Arc<Image>> {
         self.image.clone()
