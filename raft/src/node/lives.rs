@@ -27,6 +27,8 @@ const BEAT_EVERY: Duration = Duration::from_millis(500);
 /// Between two questions to a peer that has not answered yet.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 const ASK_DEADLINE: Duration = Duration::from_secs(1);
+/// One that takes part waits for no answer longer: a peer out of reach must not keep the others from hearing of the next beat in time.
+const TELL_DEADLINE: Duration = Duration::from_millis(250);
 /// How long a node that starts waits for the word of *all* others before that of half of them has to do.
 const ALL_PATIENCE: Duration = Duration::from_secs(1);
 const BOOTS_KEY: &[u8] = b"boots";
@@ -229,8 +231,9 @@ impl Node {
         let lost = self.inner.lives.lost.load(Ordering::Relaxed);
         let now = self.inner.lives.now();
         let telling = Telling { node: self.inner.config.node_id, now, began_at, lost };
+        let deadline = if self.takes_part() { TELL_DEADLINE } else { ASK_DEADLINE };
         let request = Request { kind: Kind::Lives, group: GroupId::CONTROLLER, body: vec![telling.encode()] };
-        Verdict::decode(self.inner.peers.call(peer, request, ASK_DEADLINE).await.ok()?)
+        Verdict::decode(self.inner.peers.call(peer, request, deadline).await.ok()?)
     }
 
     async fn judged(&self, verdict: Verdict) -> io::Result<()> {

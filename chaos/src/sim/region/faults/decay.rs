@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use meridian_raft::{GroupId, NodeId};
 use rand::Rng;
-use rand::seq::IteratorRandom;
+use rand::seq::{IndexedRandom, IteratorRandom};
 
 use crate::sim::region::phases::Run;
 use crate::sim::region::site::lock;
@@ -15,6 +15,9 @@ use crate::sim::region::site::lock;
 /// How often every disk is copied, and how many copies are kept.
 const COPY_EVERY: Duration = Duration::from_millis(400);
 const COPIES_MAX: usize = 4;
+/// What a copy lacks of the last moments before it was put back is noticed only if peers have been told of them. Nodes promise to tell within
+/// this time, of peers that they reach.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
 
 type Files = BTreeMap<PathBuf, Vec<u8>>;
 
@@ -25,8 +28,10 @@ pub(in crate::sim) struct Decay {
     copied_at: Duration,
     /// Rotten since its files were touched, until all its replicas are whole.
     rotten: Option<NodeId>,
-    /// It is to lose votes as soon as all is well: nothing else begins until then.
-    waits: bool,
+    /// A node is to lose votes in this way as soon as all is well: nothing else begins until then.
+    waits: Option<Loss>,
+    /// Since when all is well.
+    well_since: Option<Duration>,
     /// It has lost votes, so that the other faults have to wait.
     votes_lost: bool,
     /// The byte that was flipped beneath a running node, as it reads since.
@@ -40,8 +45,19 @@ struct Copy {
     ends: BTreeMap<GroupId, i64>,
 }
 
+/// How a node's votes are lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    EmptyDisk,
+    OldDisk,
+    OldMetaLog,
+    RottenMetaLog,
+}
+
 /// Copies every running node's disk now and then.
 pub(in crate::sim) fn remember(run: &mut Run) {
+    let now = run.sim.elapsed();
+    run.decay.well_since = if run.all_is_well() { run.decay.well_since.or(Some(now)) } else { None };
     if run.sim.elapsed() < run.decay.copied_at + COPY_EVERY {
         return;
     }
@@ -66,18 +82,34 @@ pub(super) fn decay(run: &mut Run) -> bool {
     if run.random.random_bool(0.4) {
         return rot_beneath(run, node);
     }
-    // Where votes are lost, too, only the others can tell which: all of them have to be heard.
     let votes = run.random.random_bool(0.5);
-    run.decay.waits = votes && !run.all_is_well();
-    !run.decay.waits && strike(run, node, votes)
+    if !votes {
+        return strike(run, node, None);
+    }
+    let loss = *[Loss::EmptyDisk, Loss::OldDisk, Loss::OldMetaLog, Loss::RottenMetaLog].choose(&mut run.random).unwrap_or(&Loss::EmptyDisk);
+    if is_time_for(run, loss) {
+        return strike(run, node, Some(loss));
+    }
+    run.decay.waits = Some(loss);
+    false
 }
 
-fn strike(run: &mut Run, node: NodeId, votes: bool) -> bool {
-    let Some(old) = (if votes { whole_disk(run, node) } else { victim(run, node) }) else { return false };
+/// Where votes are lost, only the others can tell which: all of them have to be heard.
+fn is_time_for(run: &Run, loss: Loss) -> bool {
+    let told = if matches!(loss, Loss::OldDisk | Loss::OldMetaLog) { TOLD_WITHIN } else { Duration::ZERO };
+    run.all_is_well() && run.decay.well_since.is_some_and(|since| since + told <= run.sim.elapsed())
+}
+
+fn strike(run: &mut Run, node: NodeId, loss: Option<Loss>) -> bool {
+    let old = if loss.is_some() { whole_disk(run, node) } else { victim(run, node) };
+    let Some(old) = old else { return false };
     run.sites[&node].disk.settle();
     run.power_off(node, None);
-    let rotten = if votes { lose_votes(run, node, &old) } else { rot(run, node, &old) };
-    run.decay.votes_lost = rotten && votes;
+    let rotten = match loss {
+        Some(loss) => lose_votes(run, node, loss, &old),
+        None => rot(run, node, &old),
+    };
+    run.decay.votes_lost = rotten && loss.is_some();
     lock(&run.sites[&node].promised).clear();
     if rotten {
         run.decay.rotten = Some(node);
@@ -111,12 +143,12 @@ fn all_whole(run: &mut Run) -> bool {
 
 /// Whether a node is on its way back from lost votes: another that is down or cut off now would be one too many.
 pub(in crate::sim) fn needs_everybody(run: &mut Run) -> bool {
-    if run.decay.waits && run.all_is_well() {
-        run.decay.waits = false;
+    if let Some(loss) = run.decay.waits.filter(|loss| is_time_for(run, *loss)) {
+        run.decay.waits = None;
         let node = run.any_node();
-        strike(run, node, true);
+        strike(run, node, Some(loss));
     }
-    run.decay.waits || (run.decay.votes_lost && !all_whole(run))
+    run.decay.waits.is_some() || (run.decay.votes_lost && !all_whole(run))
 }
 
 /// The disk as it was a while ago.
@@ -125,21 +157,20 @@ fn whole_disk(run: &mut Run, node: NodeId) -> Option<Files> {
 }
 
 /// Damages the meta log, or has the whole disk come back old or empty.
-fn lose_votes(run: &mut Run, node: NodeId, old: &Files) -> bool {
+fn lose_votes(run: &mut Run, node: NodeId, loss: Loss, old: &Files) -> bool {
     let disk = run.sites[&node].disk.clone();
     let now = disk.copy();
     let meta: BTreeMap<PathBuf, Vec<u8>> =
         old.iter().filter(|(path, _)| path.ends_with("meta.log")).map(|(path, bytes)| (path.clone(), bytes.clone())).collect();
-    let kind = run.random.random_range(0..4);
     lock(&run.oracle).reached.votes_lost += 1;
-    match kind {
-        0 => now.keys().for_each(|path| disk.replace(path, None)),
-        1 => {
+    match loss {
+        Loss::EmptyDisk => now.keys().for_each(|path| disk.replace(path, None)),
+        Loss::OldDisk => {
             now.keys().filter(|path| !old.contains_key(*path)).for_each(|path| disk.replace(path, None));
             old.iter().for_each(|(path, bytes)| disk.replace(path, Some(bytes.clone())));
         }
-        2 => meta.iter().for_each(|(path, bytes)| disk.replace(path, Some(bytes.clone()))),
-        _ => return rot(run, node, &meta),
+        Loss::OldMetaLog => meta.iter().for_each(|(path, bytes)| disk.replace(path, Some(bytes.clone()))),
+        Loss::RottenMetaLog => return rot(run, node, &meta),
     }
     true
 }
