@@ -45,6 +45,12 @@ pub(crate) fn meta_key(kind: u8, group: GroupId) -> Vec<u8> {
     key
 }
 
+/// The group of such a key.
+pub(crate) fn group_of(key: &[u8]) -> Option<GroupId> {
+    let (topic, partition) = key.get(1..)?.split_first_chunk::<16>()?;
+    Some(GroupId { topic: uuid::Uuid::from_bytes(*topic), partition: i32::from_be_bytes(partition.try_into().ok()?) })
+}
+
 fn vote_key(group: GroupId) -> Vec<u8> {
     meta_key(b'v', group)
 }

@@ -1,9 +1,11 @@
 //! All Raft groups of one process: the controller and every partition that has a replica here, over one peer connection per neighbour.
 //!
 //! [`pulse`] tells the neighbours that this node lives, [`takeover`] has others lead what a dead one led, [`quiesce`] lets groups at rest sleep,
-//! [`telling`] says which groups this node leads, [`leading`] knows who leads the others, [`opening`] opens and deletes groups.
+//! [`telling`] says which groups this node leads, [`leading`] knows who leads the others, [`opening`] opens groups,
+//! [`deleting`] deletes them.
 
 mod config;
+mod deleting;
 mod disk;
 mod leading;
 pub(crate) mod lives;
@@ -130,6 +132,7 @@ impl Node {
         let (env, space) = Space::keep(&env, &config.data_dir)?;
         let (writer, lost) = lives::open_writer(&env, &config)?;
         claim(&writer, config.node_id)?.await?;
+        deleting::finish_all(&env, &writer, &config.data_dir).await?;
         let lives = Lives::begin(&env, &writer, lost).await?;
         let listener = env.net.listen(config.peer_listen).await?;
         let address = listener.local_addr()?;

@@ -1,6 +1,6 @@
-//! Opens and deletes the groups of a node.
+//! Opens the groups of a node.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,10 +9,9 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::repairs::{self, VOTES_LOST};
-use super::{CHANGING, CONTROLLER_ROLLING, Inner, Node, NodeConfig, NodeError, NodeWeak, lock, read, write};
+use super::{CHANGING, CONTROLLER_ROLLING, Inner, Node, NodeConfig, NodeError, NodeWeak, read, write};
 use crate::control::{Control, Machine};
 use crate::group::machine::Host;
-use crate::group::storage::meta_keys;
 use crate::group::{Group, LeadershipWatch, Plan, Surroundings};
 use crate::partition::producers::Producers;
 use crate::partition::{Leadership, Partition, PartitionSpec};
@@ -21,9 +20,14 @@ use crate::{GroupId, NodeId};
 /// How long the controller waits, before it is opened, for peers to say that this node knows what it has promised.
 const CLEARANCE_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Where a group's log lies.
+pub(super) fn directory(data_dir: &Path, id: GroupId) -> PathBuf {
+    data_dir.join("logs").join(format!("{}-{}", id.topic, id.partition))
+}
+
 impl Node {
     pub(super) fn directory(&self, id: GroupId) -> PathBuf {
-        self.inner.config.data_dir.join("logs").join(format!("{}-{}", id.topic, id.partition))
+        directory(&self.inner.config.data_dir, id)
     }
 
     pub(super) async fn changing(&self, id: GroupId) -> tokio::sync::MutexGuard<'_, ()> {
@@ -107,6 +111,7 @@ impl Node {
         if let Some(partition) = self.partition(spec.id) {
             return Ok(partition);
         }
+        self.finish_deletion(spec.id).await?;
         self.refuse_damaged(&spec).await?;
         let producers = Arc::new(Mutex::new(Producers::default()));
         let plan = Plan {
@@ -131,21 +136,5 @@ impl Node {
             return Err(self.withdraw_open(partition.id(), VOTES_LOST.to_owned(), false).await);
         }
         Ok(partition)
-    }
-
-    /// Stops the group and removes its files, here only.
-    pub async fn delete_partition(&self, id: GroupId) -> Result<(), NodeError> {
-        let _changing = self.changing(id).await;
-        let removed = write(&self.inner.partitions).remove(&id);
-        if let Some(partition) = removed {
-            partition.group().stop().await;
-        }
-        self.abandon_repair(id).await?;
-        lock(&self.inner.heard).remove(&id);
-        self.inner.writer.remove_dir(&self.inner.env, self.directory(id)).await?;
-        for key in meta_keys(id) {
-            self.inner.writer.save_meta(key, None).await?;
-        }
-        Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! The damaged replicas of a node: closed, marked, mended, opened again.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -28,6 +28,11 @@ pub(super) async fn withdraw_when_damaged(node: NodeWeak, mut damage: watch::Rec
     if let Some(node) = node.upgrade() {
         node.withdraw(id, found.unwrap_or_default(), true).await;
     }
+}
+
+/// Where the damaged files of a log are kept.
+pub(super) fn aside(directory: &Path) -> PathBuf {
+    directory.with_extension("damaged")
 }
 
 /// Why a replica whose bytes are sound takes no part.
@@ -80,7 +85,7 @@ impl Node {
     }
 
     fn aside(&self, id: GroupId) -> PathBuf {
-        self.directory(id).with_extension("damaged")
+        aside(&self.directory(id))
     }
 
     /// Refuses to open what is being repaired, or has to be since an earlier life of this process.
@@ -232,14 +237,13 @@ impl Node {
     }
 
     /// Ends a replica's repair, if there is one, before its files go.
-    pub(super) async fn abandon_repair(&self, id: GroupId) -> Result<(), NodeError> {
+    pub(super) async fn abandon_repair(&self, id: GroupId) {
         let repair = lock(&self.inner.repairs).remove(&id);
         if let Some(Repair { cancel, end, .. }) = repair {
             cancel.send_replace(true);
             // Ends without a word.
             let _ = end.await;
         }
-        Ok(self.inner.writer.remove_dir(&self.inner.env, self.aside(id)).await?)
     }
 
     pub(super) fn cancel_repairs(&self) {

@@ -167,6 +167,12 @@ impl Writer {
         lock(&self.shared.meta).values.get(&key).cloned()
     }
 
+    /// The keys that begin with this byte.
+    pub(crate) fn meta_keys(&self, kind: u8) -> Vec<Vec<u8>> {
+        let meta = lock(&self.shared.meta);
+        meta.values.range(vec![kind]..vec![kind + 1]).map(|(key, _)| key.clone()).collect()
+    }
+
     /// Saves (None: deletes); resolves once durable. In order with appends queued before.
     pub fn save_meta(&self, key: Vec<u8>, value: Option<Vec<u8>>) -> BoxFuture<'static, io::Result<()>> {
         let (done, outcome) = oneshot::channel();

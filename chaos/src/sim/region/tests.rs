@@ -5,8 +5,7 @@ use crate::sim::Mutations;
 use crate::sim::sweep::Sweep;
 
 /// As many as every test run lives through; `meridian-chaos sim --seeds` goes further.
-/// Seed 0 is left out: it shows a known limit (see the README), two nodes that have lost their votes and wait for each other.
-const SEEDS: std::ops::Range<u64> = 1..61;
+const SEEDS: std::ops::Range<u64> = 0..60;
 
 #[test]
 fn no_seed_breaks_the_region_and_every_danger_is_met() {
@@ -21,10 +20,11 @@ fn the_same_seed_leaves_the_same_trace() {
     assert_ne!(first.map(|outcome| outcome.trace), simulate(6, Mutations::default()).map(|outcome| outcome.trace));
 }
 
-/// The first seed, of so many, that shows that something is broken.
+/// The first seed, of so many, that shows that something is broken, and nothing where nothing is.
 fn caught(name: &str, seeds: std::ops::Range<u64>) -> Broken {
     let mutations = Mutations::named(name).unwrap_or_else(|| panic!("no mutation {name}"));
-    let mut found = seeds.clone().filter_map(|seed| simulate(seed, mutations).err());
+    let holds = |broken: &Broken| simulate(broken.seed, Mutations::default()).is_ok();
+    let mut found = seeds.clone().filter_map(|seed| simulate(seed, mutations).err()).filter(holds);
     found.next().unwrap_or_else(|| panic!("the oracle sleeps: {name} goes unseen in seeds {seeds:?}"))
 }
 
