@@ -11,6 +11,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+mod direct;
 mod mutations;
 mod real;
 #[cfg(feature = "sim")]

@@ -5,13 +5,14 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::net::{TcpListener, TcpStream};
 
+use super::direct::Appender;
 use super::{Clock, Disk, DiskSpace, Env, File, Listener, Net, Random, Stream};
 
 /// Kernels take at most this many slices in one `pwritev` (`IOV_MAX` on Linux).
@@ -56,7 +57,7 @@ struct RealDisk;
 impl Disk for RealDisk {
     fn open(&self, path: &Path, create: bool) -> io::Result<Arc<dyn File>> {
         let file = fs::OpenOptions::new().read(true).write(true).create(create).truncate(false).open(path)?;
-        Ok(Arc::new(RealFile(file)))
+        Ok(Arc::new(RealFile { file, appender: Mutex::new(None) }))
     }
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         fs::create_dir_all(path)
@@ -94,23 +95,28 @@ impl Disk for RealDisk {
 }
 
 #[derive(Debug)]
-struct RealFile(fs::File);
+struct RealFile {
+    file: fs::File,
+    /// None while nothing is known of the file's end.
+    appender: Mutex<Option<Appender>>,
+}
 
-impl File for RealFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.read_at(buffer, offset)
+impl RealFile {
+    fn appender(&self) -> MutexGuard<'_, Option<Appender>> {
+        self.appender.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    fn write_all_at(&self, slices: &[IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+
+    fn write_through_cache(&self, slices: &[IoSlice<'_>], mut offset: u64) -> io::Result<()> {
         for slices in slices.chunks(SLICES_MAX) {
             let total: usize = slices.iter().map(|slice| slice.len()).sum();
-            let mut written = rustix::io::retry_on_intr(|| rustix::io::pwritev(&self.0, slices, offset))?;
+            let mut written = rustix::io::retry_on_intr(|| rustix::io::pwritev(&self.file, slices, offset))?;
             // A short write is rare (signals, a full disk): finish it slice by slice.
             let mut position = offset;
             for slice in slices {
                 let skip = written.min(slice.len());
                 written -= skip;
                 if skip < slice.len() {
-                    self.0.write_all_at(&slice[skip..], position + skip as u64)?;
+                    self.file.write_all_at(&slice[skip..], position + skip as u64)?;
                 }
                 position += slice.len() as u64;
             }
@@ -118,15 +124,30 @@ impl File for RealFile {
         }
         Ok(())
     }
+}
+
+impl File for RealFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(buffer, offset)
+    }
+    fn write_all_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let mut appender = self.appender();
+        let Some(appender) = &mut *appender else { return self.write_through_cache(slices, offset) };
+        if !appender.append(&self.file, slices, offset)? {
+            self.write_through_cache(slices, offset)?;
+            appender.note_write(offset + slices.iter().map(|slice| slice.len() as u64).sum::<u64>());
+        }
+        Ok(())
+    }
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
     fn written_until(&self) -> io::Result<u64> {
         use rustix::fs::{SeekFrom, seek};
         let mut until = 0;
         loop {
-            match seek(&self.0, SeekFrom::Data(until)) {
-                Ok(written) => match seek(&self.0, SeekFrom::Hole(written)) {
+            match seek(&self.file, SeekFrom::Data(until)) {
+                Ok(written) => match seek(&self.file, SeekFrom::Hole(written)) {
                     Ok(hole) if hole > until => until = hole,
                     _ => return self.len(),
                 },
@@ -136,26 +157,33 @@ impl File for RealFile {
         }
     }
     fn allocate(&self, bytes: u64) -> io::Result<()> {
-        match rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::empty(), 0, bytes) {
-            Ok(()) => Ok(()),
+        let mut appender = self.appender();
+        match rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
+            Ok(()) => {}
             // Some file systems cannot reserve; a sparse file is correct too, only its syncs are slower.
             Err(error) if error == rustix::io::Errno::OPNOTSUPP => {
-                if self.0.metadata()?.len() < bytes {
-                    self.0.set_len(bytes)?;
+                if self.file.metadata()?.len() < bytes {
+                    self.file.set_len(bytes)?;
                 }
-                Ok(())
             }
-            Err(error) => Err(error.into()),
+            Err(error) => return Err(error.into()),
         }
+        if let Some(appender) = &mut *appender {
+            appender.reserved(bytes);
+        }
+        Ok(())
     }
     fn forget(&self, offset: u64, bytes: u64) {
-        let _ = rustix::fs::fadvise(&self.0, offset, std::num::NonZeroU64::new(bytes), rustix::fs::Advice::DontNeed);
+        let _ = rustix::fs::fadvise(&self.file, offset, std::num::NonZeroU64::new(bytes), rustix::fs::Advice::DontNeed);
     }
     fn set_len(&self, bytes: u64) -> io::Result<()> {
-        self.0.set_len(bytes)
+        let mut appender = self.appender();
+        self.file.set_len(bytes)?;
+        *appender = Some(Appender::cut(appender.take(), bytes));
+        Ok(())
     }
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Rounds of group commit: what is queued is written together, synced together and answered in order.
 
 use std::collections::{BTreeSet, HashMap};
-use std::io::{self, IoSlice};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::meta::MetaLog;
-use super::sync::{SyncPool, Target};
+use super::sync::{Run, SyncPool, Syncs, Target};
 use super::{Job, Shared, lock};
 use crate::env::{Disk, Env, File};
 use crate::log::Flushed;
@@ -22,13 +22,6 @@ const ROUND_JOBS_MAX: usize = 1024;
 struct Pending {
     file: Arc<dyn File>,
     runs: Vec<Run>,
-}
-
-/// Contiguous bytes.
-struct Run {
-    start: u64,
-    end: u64,
-    parts: Vec<Bytes>,
 }
 
 pub(super) struct Rounds {
@@ -205,31 +198,26 @@ impl Rounds {
         }
         let files = files.into_iter().map(Target::File).collect();
         let folders = folders.into_iter().map(|folder| Target::Folder(self.disk.clone(), folder)).collect();
-        let result = self.pool.sync_all(files).and_then(|()| self.pool.sync_all(folders));
+        let result = self.pool.sync_all(files, Syncs::All).and_then(|()| self.pool.sync_all(folders, Syncs::All));
         self.try_now(|| result);
     }
 
     fn write_and_sync(&mut self, pending: Vec<Pending>, wanted: bool) -> io::Result<()> {
-        let mut bytes_written = 0;
-        for Pending { file, runs } in &pending {
-            for run in runs {
-                let slices: Vec<IoSlice<'_>> = run.parts.iter().map(|part| IoSlice::new(part)).collect();
-                file.write_all_at(&slices, run.start)?;
-                bytes_written += run.end - run.start;
-            }
-        }
-        lock(&self.shared.stats).bytes_written += bytes_written;
-        if !wanted || !self.fsync {
+        let (files, started) = (pending.len() as u64, Instant::now());
+        let bytes_written: u64 = pending.iter().flat_map(|pending| &pending.runs).map(|run| run.end - run.start).sum();
+        let syncs = match wanted && self.fsync {
+            false => Syncs::None,
+            true if self.ignores_sync_errors => Syncs::Unheeded,
+            true => Syncs::All,
+        };
+        let targets = pending.into_iter().map(|pending| Target::Runs(pending.file, pending.runs)).collect();
+        self.pool.sync_all(targets, syncs)?;
+        let mut stats = lock(&self.shared.stats);
+        stats.bytes_written += bytes_written;
+        if matches!(syncs, Syncs::None) {
             return Ok(());
         }
-        let files = pending.len() as u64;
-        let started = Instant::now();
-        let synced = self.pool.sync_all(pending.into_iter().map(|pending| Target::File(pending.file)).collect());
-        if !self.ignores_sync_errors {
-            synced?;
-        }
         let took = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let mut stats = lock(&self.shared.stats);
         stats.syncs += files;
         stats.sync_us_sum += took;
         stats.sync_us_max = stats.sync_us_max.max(took);

@@ -1,12 +1,14 @@
-//! Many files made durable at once: a disk makes many syncs durable in little more time than one.
+//! Many files written and made durable at once: a disk makes many syncs durable in little more time than one.
 //!
-//! The threads stand ready from the first round that needs them on. One dirty file is synced by the caller alone, without any hand-over.
+//! The threads stand ready from the first round that needs them on. One dirty file is written by the caller alone, without any hand-over.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IoSlice};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use bytes::Bytes;
 
 use super::lock;
 use crate::env::{Disk, File};
@@ -14,19 +16,54 @@ use crate::env::{Disk, File};
 /// Threads of the pool; with the caller, one more file is synced at once.
 const SYNC_THREADS_MAX: usize = 15;
 
+/// Contiguous bytes of a file.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) start: u64,
+    pub(super) end: u64,
+    pub(super) parts: Vec<Bytes>,
+}
+
 /// What can be made durable.
 #[derive(Debug)]
 pub(super) enum Target {
     File(Arc<dyn File>),
+    /// A file, once these bytes stand in it.
+    Runs(Arc<dyn File>, Vec<Run>),
     /// Creations, renames and removals in a folder.
     Folder(Arc<dyn Disk>, PathBuf),
 }
 
+/// What is left out; nothing but as a mutation, or where nobody waits for durability.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Syncs {
+    All,
+    Unheeded,
+    None,
+}
+
 impl Target {
-    fn sync(&self) -> io::Result<()> {
-        match self {
-            Target::File(file) => file.sync(),
+    fn write(&self) -> io::Result<()> {
+        let Target::Runs(file, runs) = self else { return Ok(()) };
+        for run in runs {
+            let slices: Vec<IoSlice<'_>> = run.parts.iter().map(|part| IoSlice::new(part)).collect();
+            file.write_all_at(&slices, run.start)?;
+        }
+        Ok(())
+    }
+
+    fn sync(&self, syncs: Syncs) -> io::Result<()> {
+        let sync = || match self {
+            Target::File(file) | Target::Runs(file, _) => file.sync(),
             Target::Folder(disk, path) => disk.sync_dir(path),
+        };
+        match syncs {
+            Syncs::All => sync(),
+            Syncs::Unheeded => {
+                let _ = sync();
+                Ok(())
+            }
+            Syncs::None => Ok(()),
         }
     }
 }
@@ -35,6 +72,7 @@ impl Target {
 #[derive(Debug)]
 struct Batch {
     targets: Vec<Target>,
+    syncs: Syncs,
     next: AtomicUsize,
     /// How many were worked on, and the first failure.
     ended: Mutex<(usize, Option<io::Error>)>,
@@ -44,7 +82,7 @@ struct Batch {
 impl Batch {
     fn work(&self) {
         while let Some(target) = self.targets.get(self.next.fetch_add(1, Ordering::Relaxed)) {
-            let result = target.sync();
+            let result = target.write().and_then(|()| target.sync(self.syncs));
             let mut ended = lock(&self.ended);
             ended.0 += 1;
             if let Err(error) = result {
@@ -101,18 +139,14 @@ impl SyncPool {
     }
 
     /// Returns once every target has been tried; the first failure speaks for all.
-    pub(super) fn sync_all(&mut self, mut targets: Vec<Target>) -> io::Result<()> {
-        if self.threads_max == 0 {
-            return targets.iter().try_for_each(Target::sync);
-        }
-        match targets.len() {
-            0 => return Ok(()),
-            1 => return targets.remove(0).sync(),
-            _ => {}
+    pub(super) fn sync_all(&mut self, targets: Vec<Target>, syncs: Syncs) -> io::Result<()> {
+        if self.threads_max == 0 || targets.len() < 2 {
+            targets.iter().try_for_each(Target::write)?;
+            return targets.iter().try_for_each(|target| target.sync(syncs));
         }
         let count = (targets.len() - 1).min(self.threads_max);
         while self.threads < count && self.start_one().is_ok() {}
-        let batch = Arc::new(Batch { targets, next: AtomicUsize::new(0), ended: Mutex::default(), all_ended: Condvar::new() });
+        let batch = Arc::new(Batch { targets, syncs, next: AtomicUsize::new(0), ended: Mutex::default(), all_ended: Condvar::new() });
         self.board.call(count.min(self.threads), Some(&batch));
         batch.work();
         batch.wait()
@@ -139,7 +173,6 @@ impl Drop for SyncPool {
 
 #[cfg(test)]
 mod tests {
-    use std::io::IoSlice;
     use std::sync::atomic::AtomicUsize;
 
     use super::*;
@@ -178,7 +211,7 @@ mod tests {
         let mut pool = SyncPool::new(true);
         for count in (0..60).chain([200]) {
             let files: Vec<Arc<Counting>> = (0..count).map(|_| Arc::default()).collect();
-            pool.sync_all(files.iter().map(|file| Target::File(file.clone())).collect()).expect("synced");
+            pool.sync_all(files.iter().map(|file| Target::File(file.clone())).collect(), Syncs::All).expect("synced");
             assert!(files.iter().all(|file| file.syncs.load(Ordering::Relaxed) == 1), "of {count} files");
         }
         assert_eq!(pool.threads, SYNC_THREADS_MAX);
@@ -189,7 +222,7 @@ mod tests {
         let mut pool = SyncPool::new(true);
         for bad in 0..20 {
             let files = (0..20).map(|i| Target::File(Arc::new(Counting { fails: i == bad, ..Counting::default() })));
-            assert!(pool.sync_all(files.collect()).is_err(), "file {bad}");
+            assert!(pool.sync_all(files.collect(), Syncs::All).is_err(), "file {bad}");
         }
     }
 }

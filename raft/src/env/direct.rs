@@ -1,0 +1,228 @@
+//! Appends past the page cache: whole blocks from an aligned buffer, the last of them again with the append that goes on in it.
+//!
+//! Through the page cache a sync pays for a copy, for page after page looked up, marked and written back, and for the extents that were only
+//! reserved so far: four times the CPU and three times the time at 64 KiB. So short appends write zeros ahead of themselves, too: what follows
+//! lands in blocks that are written already, and its sync commits nothing of the file system's own.
+//!
+//! Readers use the page cache; the kernel drops what it holds of a block that is written past it. A sync is due as ever: the device has a cache.
+
+use std::cell::RefCell;
+use std::fs;
+use std::io::{self, IoSlice};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::{Mode, OFlags};
+
+/// What offsets, lengths and memory are aligned to. A file system that wants more refuses, and is written through the page cache.
+const BLOCK_BYTES: u64 = 4096;
+/// The most that one system call writes; each thread that writes holds a buffer of up to this size.
+const CHUNK_BYTES_MAX: usize = 512 << 10;
+/// Appends below this size write zeros ahead: as much as the file holds already, up to the second figure.
+const AHEAD_BELOW_BYTES: u64 = 128 << 10;
+const AHEAD_BYTES_MAX: u64 = 256 << 10;
+
+/// What is known of a file's end, so that it can be written by whole blocks.
+#[derive(Debug)]
+pub(super) struct Appender {
+    way: Way,
+    /// From here on the file reads as zeros.
+    blank_from: u64,
+    length: u64,
+    /// What stands before `blank_from` in its block; None where that has to be read first.
+    last: Option<Vec<u8>>,
+    /// Blocks before this one are not merely reserved.
+    written_until: u64,
+}
+
+#[derive(Debug)]
+enum Way {
+    Untried,
+    Open(fs::File),
+    Refused,
+}
+
+impl Appender {
+    /// Of a file that was just given this length.
+    pub(super) fn cut(before: Option<Appender>, length: u64) -> Appender {
+        let Some(mut held) = before else {
+            let written_until = length.next_multiple_of(BLOCK_BYTES);
+            return Appender { way: Way::Untried, blank_from: length, length, last: None, written_until };
+        };
+        held.length = length;
+        if length < held.blank_from {
+            held.blank_from = length;
+            held.last = None;
+        }
+        held.written_until = held.written_until.min(length.next_multiple_of(BLOCK_BYTES));
+        held
+    }
+
+    /// The file has at least this length.
+    pub(super) fn reserved(&mut self, length: u64) {
+        self.length = self.length.max(length);
+    }
+
+    /// Somebody wrote through the page cache.
+    pub(super) fn note_write(&mut self, end: u64) {
+        self.blank_from = self.blank_from.max(end);
+        self.length = self.length.max(end);
+        self.written_until = self.written_until.max(end.next_multiple_of(BLOCK_BYTES));
+        self.last = None;
+    }
+
+    /// Writes what continues the file inside of what is reserved; false where it has to go through the page cache.
+    pub(super) fn append(&mut self, file: &fs::File, slices: &[IoSlice<'_>], offset: u64) -> io::Result<bool> {
+        let bytes: u64 = slices.iter().map(|slice| slice.len() as u64).sum();
+        let end = offset + bytes;
+        let blocks_end = end.next_multiple_of(BLOCK_BYTES);
+        if offset != self.blank_from || bytes == 0 || blocks_end > self.length || !self.is_open(file) {
+            return Ok(false);
+        }
+        let begin = offset - offset % BLOCK_BYTES;
+        let last = match self.last.take() {
+            Some(last) => last,
+            None => read_whole(file, begin, (offset - begin) as usize)?,
+        };
+        let until = blocks_end + self.zeros_ahead(bytes, blocks_end);
+        let Way::Open(direct) = &self.way else { return Ok(false) };
+        let parts = std::iter::once(&last[..]).chain(slices.iter().map(|slice| &**slice));
+        match write_blocks(direct, parts, begin, until) {
+            Ok(()) => {}
+            Err(error) if is_refusal(&error) => {
+                self.refuse(&error);
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        }
+        self.last = Some(end_of(&last, slices, (end % BLOCK_BYTES) as usize));
+        self.blank_from = end;
+        self.written_until = self.written_until.max(until);
+        Ok(true)
+    }
+
+    fn zeros_ahead(&self, bytes: u64, blocks_end: u64) -> u64 {
+        if bytes >= AHEAD_BELOW_BYTES || blocks_end <= self.written_until {
+            return 0;
+        }
+        let left = self.length - blocks_end;
+        (left - left % BLOCK_BYTES).min(blocks_end).min(AHEAD_BYTES_MAX)
+    }
+
+    /// By its own descriptor, since one that is open this way cannot read as it likes.
+    fn is_open(&mut self, file: &fs::File) -> bool {
+        if matches!(self.way, Way::Untried) {
+            // By its number: the name may have changed, or be another file's by now.
+            let name = format!("/proc/self/fd/{}", file.as_raw_fd());
+            match rustix::fs::open(name, OFlags::RDWR | OFlags::DIRECT | OFlags::CLOEXEC, Mode::empty()) {
+                Ok(direct) => self.way = Way::Open(direct.into()),
+                Err(error) => self.refuse(&error.into()),
+            }
+        }
+        matches!(self.way, Way::Open(_))
+    }
+
+    fn refuse(&mut self, error: &io::Error) {
+        static SAID: AtomicBool = AtomicBool::new(false);
+        if !SAID.swap(true, Ordering::Relaxed) {
+            tracing::info!(%error, "this file system does not write past the page cache; logs go through it");
+        }
+        self.way = Way::Refused;
+        self.last = None;
+    }
+}
+
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
+}
+
+/// The last `count` bytes of both together.
+fn end_of(last: &[u8], slices: &[IoSlice<'_>], count: usize) -> Vec<u8> {
+    let mut parts: Vec<&[u8]> = Vec::new();
+    let mut missing = count;
+    for part in slices.iter().rev().map(|slice| &**slice).chain([last]) {
+        let part = &part[part.len() - part.len().min(missing)..];
+        missing -= part.len();
+        parts.push(part);
+        if missing == 0 {
+            break;
+        }
+    }
+    parts.iter().rev().flat_map(|part| part.iter().copied()).collect()
+}
+
+fn read_whole(file: &fs::File, offset: u64, count: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; count];
+    file.read_exact_at(&mut bytes, offset)?;
+    Ok(bytes)
+}
+
+thread_local! {
+    static BOUNCE: RefCell<Bounce> = const { RefCell::new(Bounce { bytes: Vec::new(), start: 0, size: 0 }) };
+}
+
+/// Memory aligned to blocks, kept by each thread that writes.
+struct Bounce {
+    bytes: Vec<u8>,
+    start: usize,
+    size: usize,
+}
+
+impl Bounce {
+    fn of(&mut self, size: usize) -> &mut [u8] {
+        if self.size < size {
+            self.size = size.next_power_of_two().min(CHUNK_BYTES_MAX);
+            self.bytes = vec![0; self.size + BLOCK_BYTES as usize];
+            self.start = self.bytes.as_ptr().align_offset(BLOCK_BYTES as usize);
+        }
+        &mut self.bytes[self.start..self.start + self.size]
+    }
+}
+
+/// Writes `parts`, then zeros, into the blocks from `begin` to `until`.
+fn write_blocks<'a>(direct: &fs::File, mut parts: impl Iterator<Item = &'a [u8]>, begin: u64, until: u64) -> io::Result<()> {
+    BOUNCE.with_borrow_mut(|bounce| {
+        let (mut at, mut part) = (begin, &[][..]);
+        while at < until {
+            let size = usize::try_from(until - at).map_or(CHUNK_BYTES_MAX, |left| left.min(CHUNK_BYTES_MAX));
+            let chunk = &mut bounce.of(size)[..size];
+            let mut filled = 0;
+            while filled < size {
+                if part.is_empty() {
+                    match parts.next() {
+                        Some(next) => part = next,
+                        None => {
+                            chunk[filled..].fill(0);
+                            break;
+                        }
+                    }
+                }
+                let (now, later) = part.split_at(part.len().min(size - filled));
+                chunk[filled..filled + now.len()].copy_from_slice(now);
+                filled += now.len();
+                part = later;
+            }
+            write_chunk(direct, chunk, at)?;
+            at += size as u64;
+        }
+        Ok(())
+    })
+}
+
+/// A short write is finished from the last whole block on.
+fn write_chunk(direct: &fs::File, mut chunk: &[u8], mut offset: u64) -> io::Result<()> {
+    while !chunk.is_empty() {
+        let written = match direct.write_at(chunk, offset) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            written => written?,
+        };
+        let whole = written - written % BLOCK_BYTES as usize;
+        if whole == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        chunk = &chunk[whole..];
+        offset += whole as u64;
+    }
+    Ok(())
+}
