@@ -226,3 +226,35 @@ fn write_chunk(direct: &fs::File, mut chunk: &[u8], mut offset: u64) -> io::Resu
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+
+    use super::*;
+
+    /// None where the file system refuses.
+    fn appended(appender: &mut Appender, file: &fs::File, bytes: usize, offset: u64) -> Option<bool> {
+        let written = appender.append(file, &[IoSlice::new(&vec![7; bytes])], offset).expect("written");
+        (!matches!(appender.way, Way::Refused)).then_some(written)
+    }
+
+    #[test]
+    fn only_what_continues_the_file_inside_its_reservation_goes_past_the_page_cache() {
+        let file = tempfile::tempfile().expect("a file");
+        let mut appender = Appender::cut(None, 0);
+        assert!(!appender.append(&file, &[IoSlice::new(b"not reserved")], 0).expect("told"));
+        file.set_len(1 << 20).expect("reserved");
+        appender.reserved(1 << 20);
+        let Some(written) = appended(&mut appender, &file, 100, 0) else { return };
+        assert!(written);
+        assert_eq!((appender.blank_from, appender.written_until), (100, 8192), "one block and as much ahead");
+        assert_eq!(appended(&mut appender, &file, 5000, 100), Some(true));
+        assert_eq!((appender.blank_from, appender.written_until), (5100, 8192), "which this needed");
+        assert_eq!(appended(&mut appender, &file, 10, 50), Some(false), "not at the end");
+        assert_eq!(appended(&mut appender, &file, 10, 6000), Some(false), "behind a hole");
+        assert_eq!(appended(&mut appender, &file, 200_000, 5100), Some(true));
+        assert_eq!(appender.written_until, 205_100_u64.next_multiple_of(BLOCK_BYTES), "a long one writes nothing ahead");
+        assert_eq!(appended(&mut appender, &file, 1 << 20, 205_100), Some(false), "longer than what is reserved");
+    }
+}

@@ -225,8 +225,14 @@ impl Listener for RealListener {
 #[cfg(test)]
 mod tests {
     use std::io::IoSlice;
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use crate::env::Env;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    use crate::env::{Env, File};
 
     #[test]
     fn what_was_written_is_never_taken_for_merely_reserved() {
@@ -239,5 +245,113 @@ mod tests {
             let until = file.written_until().expect("told");
             assert!((offset + 7..=8 << 20).contains(&until), "{until} after writing at {offset}");
         }
+    }
+
+    /// What a file has to hold, kept beside it.
+    struct Twin {
+        file: Arc<dyn File>,
+        model: Vec<u8>,
+        random: StdRng,
+    }
+
+    impl Twin {
+        fn new(folder: &Path, seed: u64) -> Twin {
+            let file = Env::real().disk.open(&folder.join("twin"), true).expect("a file");
+            file.set_len(0).expect("empty");
+            file.allocate(1 << 20).expect("reserved");
+            Twin { file, model: Vec::new(), random: StdRng::seed_from_u64(seed) }
+        }
+
+        fn append(&mut self) {
+            let bytes = match self.random.random_range(0..4) {
+                0 => self.random.random_range(1..200),
+                1 => self.random.random_range(1..5) << 12,
+                2 => self.random.random_range(1..20_000),
+                _ => self.random.random_range(1..700_000),
+            };
+            let mut fresh = vec![0; bytes];
+            self.random.fill(&mut fresh[..]);
+            let (head, tail) = fresh.split_at(self.random.random_range(0..=bytes));
+            let end = (self.model.len() + bytes) as u64;
+            self.file.allocate(end.next_multiple_of(1 << 16)).expect("reserved");
+            self.file.write_all_at(&[IoSlice::new(head), IoSlice::new(tail)], self.model.len() as u64).expect("written");
+            self.model.extend(fresh);
+        }
+
+        fn cut(&mut self) {
+            let (length, reserved) = (self.random.random_range(0..=self.model.len()), self.file.len().expect("told"));
+            self.file.set_len(length as u64).expect("cut");
+            self.file.allocate(reserved).expect("reserved again");
+            self.model.truncate(length);
+        }
+
+        fn check(&self, what: &str) {
+            let mut held = vec![1; usize::try_from(self.file.len().expect("told")).expect("short")];
+            let mut filled = 0;
+            while filled < held.len() {
+                filled += self.file.read_at(&mut held[filled..], filled as u64).expect("read");
+            }
+            assert!(held.starts_with(&self.model), "{what}: the bytes are others");
+            assert!(held[self.model.len()..].iter().all(|byte| *byte == 0), "{what}: behind the end stand no zeros");
+        }
+    }
+
+    #[test]
+    fn appends_and_cuts_leave_what_a_plain_file_would_hold() {
+        for seed in 0..6 {
+            let folder = tempfile::tempdir().expect("a folder");
+            let mut twin = Twin::new(folder.path(), seed);
+            for step in 0..60 {
+                match twin.random.random_range(0..8) {
+                    0 => twin.cut(),
+                    1 => {
+                        // As after a restart: the end is not known until recovery cuts behind it.
+                        twin.file = Env::real().disk.open(&folder.path().join("twin"), false).expect("opened again");
+                        twin.file.set_len(twin.model.len() as u64).expect("cut");
+                        twin.file.allocate(2 << 20).expect("reserved");
+                    }
+                    2 => {
+                        twin.file = Env::real().disk.open(&folder.path().join("twin"), false).expect("opened again");
+                        twin.append();
+                    }
+                    _ => twin.append(),
+                }
+                twin.file.sync().expect("synced");
+                twin.check(&format!("seed {seed}, step {step}"));
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_appended_is_read_whole_while_the_block_it_ends_in_is_written_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = Env::real().disk.open(&folder.path().join("file"), true).expect("a file");
+        file.set_len(0).expect("empty");
+        file.allocate(4 << 20).expect("reserved");
+        let end = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let mut held = vec![0; 8192];
+                    loop {
+                        let until = end.load(Ordering::Acquire);
+                        if until == usize::MAX {
+                            return;
+                        }
+                        let from = until.saturating_sub(8192);
+                        let count = file.read_at(&mut held[..until - from], from as u64).expect("read");
+                        assert!((from..from + count).zip(&held).all(|(at, byte)| *byte == (at % 251) as u8 + 1), "at {from}");
+                    }
+                });
+            }
+            let mut at = 0;
+            while at < 2 << 20 {
+                let bytes: Vec<u8> = (at..at + 700).map(|at| (at % 251) as u8 + 1).collect();
+                file.write_all_at(&[IoSlice::new(&bytes)], at as u64).expect("written");
+                at += bytes.len();
+                end.store(at, Ordering::Release);
+            }
+            end.store(usize::MAX, Ordering::Release);
+        });
     }
 }
