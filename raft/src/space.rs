@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::env::{Disk, DiskSpace, Env, File};
@@ -193,6 +194,9 @@ struct RoomyFile {
 impl File for RoomyFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.file.read_at(buffer, offset)
+    }
+    fn read_ahead(&self, offset: u64, bytes: usize) -> io::Result<Bytes> {
+        self.file.read_ahead(offset, bytes)
     }
     fn write_all_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         self.space.with_room(|| self.file.write_all_at(slices, offset))

@@ -353,3 +353,29 @@ fn a_segment_is_left_when_its_time_is_over_by_a_config_that_changed_meanwhile_to
     append(&log, vec![at(5, 6_002), at(6, 7_000)]);
     assert_eq!((node.segments().len(), log.indexes()), (3, 0..7));
 }
+
+#[test]
+fn a_reader_beside_an_appender_finds_every_entry_whole() {
+    let node = Node::new();
+    let log = node.open().expect("a new log");
+    append(&log, vec![LogEntry { kind: FrameKind::Blank, payload: Bytes::new(), ..entry(0, 1) }]);
+    std::thread::scope(|scope| {
+        let reader = log.clone();
+        scope.spawn(move || {
+            let mut from = 1;
+            while from < 1_500 {
+                let found = reader.entries(from..u64::MAX, 1 << 20).expect("entries");
+                assert!(found.iter().zip(from..).all(|(entry, index)| entry.index == index), "in order from {from}");
+                // Again from well behind, where memory holds nothing any more.
+                from = found.last().map_or(from, |last| (last.index + 1).max(from));
+                let behind = from.saturating_sub(1_200).max(1);
+                assert!(
+                    reader.entries(behind..from, 1 << 20).expect("entries").iter().zip(behind..).all(|(entry, index)| entry.index == index)
+                );
+            }
+        });
+        for index in 1..1_500 {
+            append(&log, vec![entry(index, 9)]);
+        }
+    });
+}

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -89,6 +90,11 @@ pub struct DiskSpace {
 #[expect(clippy::len_without_is_empty, reason = "asking a file costs a system call and may fail; nobody needs a second way")]
 pub trait File: Debug + Send + Sync {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Reads up to so many bytes from `offset` on, fewer at the file's end, for somebody who goes through it: a long read leaves no trace in the
+    /// system's memory, where it would take the place of what is read often.
+    fn read_ahead(&self, offset: u64, bytes: usize) -> io::Result<Bytes> {
+        read_plainly(self, offset, bytes)
+    }
     /// Writes every byte of every slice, in order, from `offset` on.
     fn write_all_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
     /// `fdatasync`: on return all earlier writes are durable. A failure is final for the caller: never retried.
@@ -104,6 +110,19 @@ pub trait File: Debug + Send + Sync {
     fn written_until(&self) -> io::Result<u64> {
         self.len()
     }
+}
+
+fn read_plainly<F: File + ?Sized>(file: &F, offset: u64, bytes: usize) -> io::Result<Bytes> {
+    let mut buffer = vec![0; bytes];
+    let mut filled = 0;
+    while filled < bytes {
+        match file.read_at(&mut buffer[filled..], offset + filled as u64)? {
+            0 => break,
+            count => filled += count,
+        }
+    }
+    buffer.truncate(filled);
+    Ok(buffer.into())
 }
 
 /// A byte stream between two nodes.

@@ -1,7 +1,7 @@
 //! One group's log on disk: segments of checksummed frames, and the indexes that are rebuilt from them. It is the Raft log and the partition log in one.
 //!
-//! [`frame`] is the bytes of a segment, [`segment`] one file of them, [`state`] what memory knows of all; [`append`], [`truncate`], [`read`] and
-//! [`lookup`] are what is done with a log, [`retention`] is where it begins, [`recovery`] what a restart finds.
+//! [`frame`] is the bytes of a segment, [`segment`] one file of them, [`state`] what memory knows of all; [`append`], [`truncate`], [`read`]
+//! (in [`stretch`]es) and [`lookup`] are what is done with a log, [`retention`] is where it begins, [`recovery`] what a restart finds.
 
 use std::io;
 use std::ops::Range;
@@ -25,6 +25,7 @@ pub(crate) mod salvage;
 mod scrub;
 mod segment;
 mod state;
+mod stretch;
 mod truncate;
 
 pub(crate) use retention::start_offset_of;
