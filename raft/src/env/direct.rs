@@ -21,6 +21,8 @@ use rustix::fs::{Mode, OFlags};
 const BLOCK_BYTES: u64 = 4096;
 /// The most that one system call writes; each thread that writes holds a buffer of up to this size.
 const CHUNK_BYTES_MAX: usize = 512 << 10;
+/// Files that end before this are written through the page cache: of thousands of small ones each would take a second descriptor.
+const FILE_BYTES_MIN: u64 = 64 << 10;
 /// Appends below this size write zeros ahead: as much as the file holds already, up to the second figure.
 const AHEAD_BELOW_BYTES: u64 = 128 << 10;
 const AHEAD_BYTES_MAX: u64 = 256 << 10;
@@ -132,7 +134,7 @@ impl Appender {
         let bytes: u64 = slices.iter().map(|slice| slice.len() as u64).sum();
         let end = offset + bytes;
         let blocks_end = end.next_multiple_of(BLOCK_BYTES);
-        if offset != self.blank_from || bytes == 0 || blocks_end > self.length {
+        if offset != self.blank_from || bytes == 0 || blocks_end > self.length || end < FILE_BYTES_MIN {
             return Ok(false);
         }
         let Some(past_cache) = direct.of(file) else { return Ok(false) };
@@ -141,9 +143,15 @@ impl Appender {
             Some(last) => last,
             None => read_whole(file, begin, (offset - begin) as usize)?,
         };
-        let until = blocks_end + self.zeros_ahead(bytes, blocks_end);
-        let parts = std::iter::once(&last[..]).chain(slices.iter().map(|slice| &**slice));
-        match write_blocks(past_cache, parts, begin, until) {
+        let mut until = blocks_end + self.zeros_ahead(bytes, blocks_end);
+        let parts = || std::iter::once(&last[..]).chain(slices.iter().map(|slice| &**slice));
+        let mut written = write_blocks(past_cache, parts(), begin, until);
+        if until > blocks_end && written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::StorageFull) {
+            // What is left of the disk is not for zeros.
+            until = blocks_end;
+            written = write_blocks(past_cache, parts(), begin, until);
+        }
+        match written {
             Ok(()) => {}
             Err(error) if is_refusal(&error) => {
                 direct.refuse(&error);
@@ -275,19 +283,20 @@ mod tests {
     #[test]
     fn only_what_continues_the_file_inside_its_reservation_goes_past_the_page_cache() {
         let file = tempfile::tempfile().expect("a file");
-        let (direct, mut appender) = (Direct::default(), Appender::cut(None, 0));
-        assert!(!appender.append(&direct, &file, &[IoSlice::new(b"not reserved")], 0).expect("told"));
-        file.set_len(1 << 20).expect("reserved");
-        appender.reserved(1 << 20);
-        let Some(written) = appended(&direct, &mut appender, &file, 100, 0) else { return };
+        file.set_len(2 << 20).expect("reserved");
+        let (direct, mut appender) = (Direct::default(), Appender::cut(None, 60_000));
+        assert_eq!(appended(&direct, &mut appender, &file, 10_000, 60_000), Some(false), "not reserved");
+        appender.reserved(2 << 20);
+        assert_eq!(appended(&direct, &mut appender, &file, 100, 60_000), Some(false), "a small file");
+        let Some(written) = appended(&direct, &mut appender, &file, 10_000, 60_000) else { return };
         assert!(written);
-        assert_eq!((appender.blank_from, appender.written_until), (100, 8192), "one block and as much ahead");
-        assert_eq!(appended(&direct, &mut appender, &file, 5000, 100), Some(true));
-        assert_eq!((appender.blank_from, appender.written_until), (5100, 8192), "which this needed");
-        assert_eq!(appended(&direct, &mut appender, &file, 10, 50), Some(false), "not at the end");
-        assert_eq!(appended(&direct, &mut appender, &file, 10, 6000), Some(false), "behind a hole");
-        assert_eq!(appended(&direct, &mut appender, &file, 200_000, 5100), Some(true));
-        assert_eq!(appender.written_until, 205_100_u64.next_multiple_of(BLOCK_BYTES), "a long one writes nothing ahead");
-        assert_eq!(appended(&direct, &mut appender, &file, 1 << 20, 205_100), Some(false), "longer than what is reserved");
+        assert_eq!((appender.blank_from, appender.written_until), (70_000, 2 * 73_728), "as much ahead as the file holds");
+        assert_eq!(appended(&direct, &mut appender, &file, 70_000, 70_000), Some(true));
+        assert_eq!((appender.blank_from, appender.written_until), (140_000, 2 * 73_728), "which this needed");
+        assert_eq!(appended(&direct, &mut appender, &file, 10, 139_000), Some(false), "not at the end");
+        assert_eq!(appended(&direct, &mut appender, &file, 10, 150_000), Some(false), "behind a hole");
+        assert_eq!(appended(&direct, &mut appender, &file, 200_000, 140_000), Some(true));
+        assert_eq!(appender.written_until, 340_000_u64.next_multiple_of(BLOCK_BYTES), "a long one writes nothing ahead");
+        assert_eq!(appended(&direct, &mut appender, &file, 2 << 20, 340_000), Some(false), "longer than what is reserved");
     }
 }

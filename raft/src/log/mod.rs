@@ -185,6 +185,12 @@ impl Log {
         let mut state = State { rolling: settings.rolling, ..State::default() };
         let paths: Vec<PathBuf> = env.disk.list(dir)?.into_iter().filter(|path| path.extension().is_some_and(|end| end == "log")).collect();
         let paths = retention::remove_leftovers(env, dir, paths, purged)?;
+        // A sync that failed before the restart has left bytes in the system's memory that count as clean and are not on the disk: in the last
+        // segment, or in the one before if the last had only just been made.
+        for path in paths.iter().rev().take(2) {
+            let file = env.disk.open(path, false)?;
+            file.forget(0, file.len()?);
+        }
         for (i, path) in paths.iter().enumerate() {
             recovery::recover(env, &mut state, path, settings.group, i + 1 == paths.len())?;
         }

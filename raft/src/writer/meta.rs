@@ -114,6 +114,8 @@ impl MetaLog {
 }
 
 fn replay(file: &dyn File) -> io::Result<Values> {
+    // What a failed sync left in the system's memory is not on the disk.
+    file.forget(0, file.len()?);
     let mut bytes = vec![0; usize::try_from(file.len()?).map_err(io::Error::other)?];
     let mut filled = 0;
     while filled < bytes.len() {
