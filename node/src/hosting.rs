@@ -9,6 +9,7 @@ use meridian_raft::GroupId;
 use meridian_raft::node::{Node, NodeError};
 use meridian_raft::partition::{Partition, PartitionSettings, PartitionSpec, Retention, Rolling};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use crate::controller::handle::Controller;
 use crate::controller::image::{Image, Topic};
@@ -18,6 +19,9 @@ use crate::controller::topic_config;
 const OPENING_MAX: usize = 16;
 /// How long a replica that could not be opened is left alone.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Between two looks for what is left of replicas that have moved away.
+const TIDY_EVERY: Duration = Duration::from_secs(600);
 
 /// Keeps this node's replicas in step with the metadata until dropped.
 #[derive(Debug)]
@@ -58,13 +62,22 @@ async fn settle(node_id: u64, raft: Node, controller: Controller) {
 
 async fn follow(node_id: u64, raft: Node, controller: Controller) {
     let mut images = controller.watch();
+    let mut tidy_at = Instant::now();
     loop {
         let image = images.borrow_and_update().clone();
         let complete = reconcile(node_id, &raft, &image).await;
         configure(&raft, &image);
+        if complete && tidy_at <= Instant::now() {
+            // Here, where nothing is opened at the same time.
+            if let Err(error) = tidy(node_id, &raft, &controller).await {
+                tracing::warn!(%error, "cannot look for replicas that have moved away");
+            }
+            tidy_at = Instant::now() + TIDY_EVERY;
+        }
         tokio::select! {
             changed = images.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(RETRY), if !complete => {}
+            () = tokio::time::sleep_until(tidy_at) => {}
         }
     }
 }
@@ -83,10 +96,7 @@ async fn reconcile(node_id: u64, raft: &Node, image: &Image) -> bool {
         if raft.partition(id).is_some_and(|partition| !settled(node_id, image, &partition)) {
             complete = false;
         } else {
-            tracing::info!(topic = %id.topic, partition = id.partition, "a replica is deleted");
-            if let Err(error) = raft.delete_partition(id).await {
-                tracing::error!(topic = %id.topic, partition = id.partition, %error, "a replica cannot be deleted");
-            }
+            remove(raft, image, id).await;
         }
     }
     // A damaged replica opens by itself once its peers have repaired it.
@@ -103,6 +113,32 @@ async fn reconcile(node_id: u64, raft: &Node, image: &Image) -> bool {
     });
     // Every one is awaited: a failure must not drop the opening of another halfway.
     opened.buffer_unordered(OPENING_MAX).fold(complete, |all, opened| std::future::ready(all && opened)).await
+}
+
+/// Of a partition that has moved away something is kept, of a topic that is gone nothing.
+async fn remove(raft: &Node, image: &Image, id: GroupId) {
+    tracing::info!(topic = %id.topic, partition = id.partition, "a replica is deleted");
+    let exists = image.topics_by_id.contains_key(&id.topic);
+    let removed = if exists { raft.leave_partition(id).await } else { raft.delete_partition(id).await };
+    if let Err(error) = removed {
+        tracing::error!(topic = %id.topic, partition = id.partition, %error, "a replica cannot be deleted");
+    }
+}
+
+/// Removes what is left of partitions that moved away, and of topics that went, while this node was down or later. By metadata that are up to
+/// date alone: those that a node starts with may be older than a topic.
+async fn tidy(node_id: u64, raft: &Node, controller: &Controller) -> Result<(), NodeError> {
+    let (orphans, departed) = (raft.orphans()?, raft.departed());
+    if orphans.is_empty() && departed.is_empty() {
+        return Ok(());
+    }
+    let Ok(image) = controller.up_to_date().await else { return Ok(()) };
+    let wanted = wanted(node_id, &image);
+    let gone = departed.into_iter().filter(|id| !image.topics_by_id.contains_key(&id.topic));
+    for id in orphans.into_iter().chain(gone).filter(|id| !wanted.contains_key(id)) {
+        remove(raft, &image, id).await;
+    }
+    Ok(())
 }
 
 /// A partition that has moved away is left alone while this node leads it still: for a moment it does, and its successor needs it. A deleted

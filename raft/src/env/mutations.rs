@@ -21,6 +21,8 @@ mutations! {
     ack_before_commit = "ack-before-commit",
     /// A vote is kept in memory only: a restarted node votes again in the same term.
     forgotten_vote = "forgotten-vote",
+    /// A replica whose partition moves away takes its promises with it: one that comes back votes as if it had never voted.
+    forgotten_farewells = "forgotten-farewells",
     /// A restarted node forgets the producers of what it had committed: a retry is stored twice.
     forgotten_producers = "forgotten-producers",
     /// Appends and votes are acknowledged without `fdatasync`.

@@ -4,6 +4,7 @@
 //! [`membership`] changes who they are. A group at rest sleeps ([`quiesce`]) and is bound by what it promised ([`rest`]); [`incoming`] bounds
 //! what waits for it.
 
+pub(crate) mod farewell;
 mod forming;
 pub(crate) mod incoming;
 pub(crate) mod machine;
@@ -43,6 +44,7 @@ use crate::peer::client::Peers;
 use crate::peer::liveness::Liveness;
 use crate::writer::Writer;
 use crate::{GroupId, NodeId};
+use farewell::{Bound, Farewell};
 use incoming::Incoming;
 use machine::{Applied, GroupMachine, Host, Watched};
 use network::NetworkFactory;
@@ -178,19 +180,21 @@ impl Group {
     /// Recovers the log, starts openraft on it, and forms the group where that has never happened.
     pub async fn start(around: Surroundings<'_>, plan: Plan) -> Result<Group, NodeError> {
         let Plan { id, directory, voters, rolling, host, mirror } = plan;
-        let rest = Arc::new(Rest::new(id, around.node_id, around.liveness.clone(), around.awake.clone(), around.env.mutations()));
         let snapshots = Snapshots::new(id, around.writer.clone());
         let purged = snapshots.purged()?;
         let log = Log::open_behind(around.env, around.writer, &directory, LogSettings { group: id, rolling }, purged)?;
         if !around.env.mutations().trust_damaged {
             storage::require_whole(&log, around.writer, id)?;
         }
+        let bound_by = Farewell::of(around.writer, id).0.filter(|farewell| log.last() < Some(*farewell));
+        let (liveness, awake, mutations) = (around.liveness.clone(), around.awake.clone(), around.env.mutations());
+        let rest = Arc::new(Rest::new(id, around.node_id, liveness, awake, mutations, bound_by));
         let watched_log = log.clone();
         let storage = GroupStorage::new(id, log.clone(), around.writer.clone(), snapshots.clone(), rest.clone());
         let (machine, watched) = GroupMachine::new(host, log.clone(), snapshots.clone());
         let learners = Arc::new(Learners::default());
         let (takes_part, members) = (around.takes_part.clone(), learners.clone());
-        let network = NetworkFactory { group: id, peers: around.peers.clone(), takes_part, learners: members };
+        let network = NetworkFactory { group: id, peers: around.peers.clone(), takes_part, learners: members, rest: rest.clone() };
         let config = Arc::new(config(around.timing, id)?);
         let seed = around.env.random.next_u64();
         let raft = Runtime::scope(seed, Raft::new(around.node_id, config, network, storage, machine));
@@ -206,6 +210,11 @@ impl Group {
         let observer = Observer { id, raft: raft.clone(), node_id: around.node_id, applied, learners, mirror, watch: around.watch };
         let patience = if voters.first() == Some(&around.node_id) { Duration::ZERO } else { forming::FORMING_PATIENCE };
         let mut tasks = vec![tokio::spawn(observer.run(leadership_told.clone(), watched.purgeable.clone())).abort_handle()];
+        if bound_by.is_some() {
+            let (raft, rest, log, applied) = (raft.clone(), rest.clone(), log.clone(), watched.applied.clone());
+            let bound = Bound { group: id, log, raft, rest, writer: around.writer.clone(), applied };
+            tasks.push(tokio::spawn(bound.keep_word()).abort_handle());
+        }
         if !voters.is_empty() {
             let form = forming::form(raft.clone(), voters.into_iter().collect(), patience, around.takes_part);
             tasks.push(tokio::spawn(Runtime::scope(seed ^ 1, form)).abort_handle());

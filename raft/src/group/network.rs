@@ -18,6 +18,7 @@ use openraft::type_config::alias::VoteOf;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::rest::Rest;
 use super::snapshot::{GroupSnapshot, Past};
 use super::{BACKOFF, Learners, Types};
 use crate::peer::client::Peers;
@@ -35,6 +36,7 @@ pub(crate) struct NetworkFactory {
     pub peers: Peers,
     pub takes_part: watch::Receiver<bool>,
     pub learners: Arc<Learners>,
+    pub rest: Arc<Rest>,
 }
 
 impl RaftNetworkFactory<Types> for NetworkFactory {
@@ -47,6 +49,7 @@ impl RaftNetworkFactory<Types> for NetworkFactory {
             peers: self.peers.clone(),
             takes_part: self.takes_part.clone(),
             learners: self.learners.clone(),
+            rest: self.rest.clone(),
         }
     }
 }
@@ -58,6 +61,7 @@ pub(crate) struct Network {
     peers: Peers,
     takes_part: watch::Receiver<bool>,
     learners: Arc<Learners>,
+    rest: Arc<Rest>,
 }
 
 fn unreachable(error: &io::Error) -> RPCError<Types> {
@@ -79,8 +83,8 @@ impl Network {
         encode: fn(GroupId, Vec<u8>) -> Request,
         body: &impl serde::Serialize,
     ) -> Result<T, RPCError<Types>> {
-        // Whoever may have forgotten votes asks for none: openraft's own elections end before they change anything.
-        if !*self.takes_part.borrow() {
+        // Whoever may have forgotten votes, or lacks what it once held, asks for none: openraft's own elections end before they change anything.
+        if !*self.takes_part.borrow() || self.rest.bound_by().is_some() {
             return Err(unreachable(&io::ErrorKind::NotConnected.into()));
         }
         let body = serde_json::to_vec(body).map_err(|error| unreachable(&error.into()))?;

@@ -106,7 +106,7 @@ impl Group {
 
     fn set_running(&self, running: bool) {
         let config = self.inner.raft.runtime_config();
-        config.elect(running);
+        config.elect(running && self.inner.rest.bound_by().is_none());
         config.heartbeat(running);
         config.tick(running);
     }

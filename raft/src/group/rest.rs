@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::Types;
 use crate::env::Mutations;
+use crate::log::LogPosition;
 use crate::peer::liveness::{Bond, Liveness};
 use crate::{GroupId, NodeId};
 
@@ -83,6 +84,8 @@ pub(crate) struct Rest {
     /// The last term in which this replica voted.
     voted: AtomicU64,
     bonds: Mutex<Option<Bonds>>,
+    /// Where the log of an earlier replica here ended, until this one's reaches as far; see `node::deleting`.
+    bound_by: Mutex<Option<LogPosition>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -90,7 +93,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Rest {
-    pub fn new(id: GroupId, node_id: NodeId, liveness: Liveness, awake: Awake, mutations: Mutations) -> Rest {
+    pub fn new(
+        id: GroupId,
+        node_id: NodeId,
+        liveness: Liveness,
+        awake: Awake,
+        mutations: Mutations,
+        bound_by: Option<LogPosition>,
+    ) -> Rest {
         awake.add(id);
         Rest {
             id,
@@ -105,7 +115,18 @@ impl Rest {
             released: AtomicU64::new(0),
             voted: AtomicU64::new(0),
             bonds: Mutex::default(),
+            bound_by: Mutex::new(bound_by),
         }
+    }
+
+    /// What a candidate's log must reach to get this replica's vote, and this replica's own before it stands.
+    pub fn bound_by(&self) -> Option<LogPosition> {
+        *lock(&self.bound_by)
+    }
+
+    /// The log has reached what an earlier one had.
+    pub fn unbind(&self) {
+        *lock(&self.bound_by) = None;
     }
 
     pub fn is_asleep(&self) -> bool {

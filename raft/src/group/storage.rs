@@ -10,6 +10,7 @@ use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::type_config::alias::{EntryOf, LogIdOf, VoteOf};
 use openraft::{EntryPayload, LogId};
 
+use super::farewell::farewell_key;
 use super::rest::Rest;
 use super::snapshot::Snapshots;
 use super::{APPEND_BYTES_MAX, Proposal, Types};
@@ -51,7 +52,7 @@ pub(crate) fn group_of(key: &[u8]) -> Option<GroupId> {
     Some(GroupId { topic: uuid::Uuid::from_bytes(*topic), partition: i32::from_be_bytes(partition.try_into().ok()?) })
 }
 
-fn vote_key(group: GroupId) -> Vec<u8> {
+pub(crate) fn vote_key(group: GroupId) -> Vec<u8> {
     meta_key(b'v', group)
 }
 fn committed_key(group: GroupId) -> Vec<u8> {
@@ -63,8 +64,9 @@ pub(super) fn snapshot_key(group: GroupId) -> Vec<u8> {
 }
 
 /// The keys to forget with a group.
-pub(crate) fn meta_keys(group: GroupId) -> [Vec<u8>; 5] {
-    [vote_key(group), committed_key(group), repair::mark_key(group), snapshot_key(group), losses::trusted_key(group)]
+pub(crate) fn meta_keys(group: GroupId) -> [Vec<u8>; 6] {
+    let (mark, trusted) = (repair::mark_key(group), losses::trusted_key(group));
+    [vote_key(group), committed_key(group), mark, snapshot_key(group), trusted, farewell_key(group)]
 }
 
 /// The vote as last saved.

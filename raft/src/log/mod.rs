@@ -119,8 +119,8 @@ impl Default for Rolling {
     }
 }
 
-/// Where an entry stands in Raft's order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where an entry stands in Raft's order, by which logs are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LogPosition {
     pub term: u64,
     pub index: u64,

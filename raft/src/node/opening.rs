@@ -25,6 +25,12 @@ pub(super) fn directory(data_dir: &Path, id: GroupId) -> PathBuf {
     data_dir.join("logs").join(format!("{}-{}", id.topic, id.partition))
 }
 
+/// The group whose log lies in a folder of this name.
+pub(super) fn group_named(folder: &str) -> Option<GroupId> {
+    let (topic, partition) = folder.rsplit_once('-')?;
+    Some(GroupId { topic: topic.parse().ok()?, partition: partition.parse().ok()? })
+}
+
 impl Node {
     pub(super) fn directory(&self, id: GroupId) -> PathBuf {
         directory(&self.inner.config.data_dir, id)

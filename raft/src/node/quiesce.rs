@@ -217,6 +217,10 @@ impl Node {
     /// The answer to a candidate against whom a promise binds this replica.
     pub(crate) fn refuses(&self, group: &Group, rpc: &VoteRequest<Types>) -> Option<VoteResponse<Types>> {
         let (vote, candidate) = (group.vote(), rpc.vote.leader_id().voted_for);
+        let bound = group.rest().bound_by().map(|bound| log_id(bound.term, bound.index));
+        if bound.is_some() && rpc.last_log_id < bound {
+            return Some(VoteResponse::new(vote, bound, false));
+        }
         let leader = vote.leader_id().voted_for;
         if rpc.leadership_transfer || candidate == leader {
             return None;

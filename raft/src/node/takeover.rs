@@ -87,7 +87,7 @@ async fn stand(orphan: &Orphan, until: Instant) {
             let server = server.borrow_watched();
             (server.state, server.vote)
         };
-        if now.is_committed() && now != *vote || group.rest().promised_until(vote).is_some() {
+        if group.rest().bound_by().is_some() || now.is_committed() && now != *vote || group.rest().promised_until(vote).is_some() {
             return;
         }
         // A candidate's votes are under way already: asking anew would only make them void.

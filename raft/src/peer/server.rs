@@ -270,6 +270,9 @@ async fn ask_group(host: &Node, speaker: Option<NodeId>, group: &Group, frame: F
     let encoded = match frame.kind {
         Kind::Transfer => {
             let rpc: TransferLeaderRequest<Types> = serde_json::from_slice(&frame.body).map_err(malformed)?;
+            if group.rest().bound_by().is_some() {
+                return Err("its log does not reach what an earlier one held".to_owned());
+            }
             group.sent_for_another(rpc.from_leader()).await;
             serde_json::to_vec(&raft.handle_transfer_leader(rpc).await.map_err(|error| error.to_string())?)
         }

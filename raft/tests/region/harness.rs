@@ -385,7 +385,7 @@ impl Region {
 
     pub fn delete(&self, node: NodeId) {
         let running = &self.running[&node];
-        running.runtime.block_on(running.node.delete_partition(GROUP)).expect("deleted");
+        running.runtime.block_on(running.node.leave_partition(GROUP)).expect("deleted");
     }
 
     pub fn has_log_files(&self, node: NodeId) -> bool {

@@ -173,8 +173,8 @@ impl Site {
             };
             if !hosted {
                 lock(&self.promised).remove(&id);
-                if node.is_being_repaired(id) {
-                    node.delete_partition(id).await?;
+                if node.is_being_repaired(id) || node.orphans()?.contains(&id) {
+                    node.leave_partition(id).await?;
                 }
                 tokio::time::sleep(LOOK_AGAIN).await;
                 continue;
@@ -211,7 +211,7 @@ impl Site {
             }
             if self.has_left(&partition, stream) {
                 lock(&self.running).partitions.remove(&id);
-                node.delete_partition(id).await?;
+                node.leave_partition(id).await?;
             }
         }
     }
