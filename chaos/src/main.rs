@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use meridian_chaos::check::{Verdict, judge, tally};
 use meridian_chaos::history::{HistoryError, parse};
 use meridian_chaos::scenario::{self, Plan, Scenario, ScenarioError};
+use meridian_chaos::sim::golden::SCENES;
 use meridian_chaos::sim::sweep::{self, Sweep};
 use meridian_chaos::sim::{Broken, Mutations, log, region};
 
@@ -56,6 +57,15 @@ enum Command {
         /// Go on behind a seed that does not hold, and report all of them
         #[arg(long)]
         keep_going: bool,
+    },
+    /// Play the scenes of the golden transcripts and compare what is seen with what is kept: exit status 1 where they differ
+    Golden {
+        /// Keep what is seen now
+        #[arg(long)]
+        write: bool,
+        /// Where they are kept
+        #[arg(long, default_value = "chaos/golden")]
+        dir: PathBuf,
     },
     /// Play a scenario on real processes with a real client: exit status 0 when every promise holds, 1 when one does not, 77 when this
     /// machine lacks what it needs
@@ -104,12 +114,27 @@ fn main() -> ExitCode {
                 World::Log => sim(&Sweep { seeds, jobs, keep_going }, |seed| log::simulate(seed, mutations)),
             }
         }
+        Command::Golden { write, dir } => golden(&dir, write),
         Command::Run { scenario, seconds, rate, meridian, flights, dir } => {
             let beside = || std::env::current_exe().map(|exe| exe.with_file_name("meridian")).unwrap_or_default();
             let binary = meridian.unwrap_or_else(beside);
             play(Plan { scenario, binary, dir, duration: Duration::from_secs(seconds), rate, flights })
         }
     }
+}
+
+fn golden(dir: &Path, write: bool) -> ExitCode {
+    let mut status = ExitCode::SUCCESS;
+    for scene in SCENES {
+        match if write { scene.write(dir) } else { scene.compare(dir) } {
+            Ok(()) => println!("{}: {}", scene.name, if write { "written" } else { "as kept" }),
+            Err(error) => {
+                println!("{error}");
+                status = ExitCode::FAILURE;
+            }
+        }
+    }
+    status
 }
 
 fn play(plan: Plan) -> ExitCode {

@@ -1,8 +1,11 @@
 //! Deterministic simulation: one seed is one run, with its own chance, clock, disk and network. Same seed, same trace.
 //!
-//! [`region`] is three whole nodes on a simulated network, [`log`] the partition log of one node, cut off from all else.
+//! [`region`] is three whole nodes on a simulated network, [`log`] the partition log of one node, cut off from all else. [`golden`] plays a few
+//! fixed scenes with such nodes and writes down what can be seen of them.
 
+pub mod golden;
 pub mod log;
+mod panics;
 pub mod region;
 pub mod sweep;
 

@@ -20,7 +20,7 @@ mod simulated;
 
 pub use mutations::Mutations;
 #[cfg(feature = "sim")]
-pub use simulated::{Ills, SimDisk};
+pub use simulated::{Ear, Ills, Said, SimDisk};
 
 /// What a node may touch. Cheap to clone.
 #[derive(Debug, Clone)]

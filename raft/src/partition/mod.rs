@@ -1,5 +1,7 @@
 //! One partition's replica on this node: append, read, watch. The only door through which the rest of Meridian reaches a log.
 
+#[cfg(feature = "sim")]
+mod observed;
 pub(crate) mod producers;
 mod retention;
 
@@ -22,6 +24,8 @@ use crate::group::{Group, Outcome, Proposal, Types};
 use crate::log::{FrameKind, Log};
 pub use crate::log::{OffsetAt, Retention, Rolling, StoredBatch};
 use crate::{GroupId, NodeId};
+#[cfg(feature = "sim")]
+pub use observed::{Observed, ObservedEntry, Role};
 use producers::{Pending, Producers, Verdict};
 pub use retention::DeleteRecordsError;
 

@@ -87,6 +87,39 @@ pub(crate) struct Frame {
     pub body: Bytes,
 }
 
+impl Frame {
+    /// What follows on a frame's length.
+    pub fn decode(mut bytes: Bytes) -> io::Result<Frame> {
+        if bytes.len() < HEAD_BYTES {
+            return Err(malformed());
+        }
+        let kind = match bytes.get_u8() {
+            1 => Kind::Append,
+            2 => Kind::Vote,
+            3 => Kind::PreVote,
+            4 => Kind::Transfer,
+            5 => Kind::Propose,
+            6 => Kind::Leaders,
+            7 => Kind::Snapshot,
+            8 => Kind::HandOver,
+            9 => Kind::Pulse,
+            10 => Kind::Sleep,
+            11 => Kind::Rouse,
+            12 => Kind::Release,
+            20 => Kind::Repair,
+            21 => Kind::Lives,
+            22 => Kind::Standing,
+            100 => Kind::Answer,
+            _ => return Err(malformed()),
+        };
+        let request = bytes.get_u64();
+        let mut topic = [0; 16];
+        bytes.copy_to_slice(&mut topic);
+        let group = GroupId { topic: Uuid::from_bytes(topic), partition: bytes.get_i32() };
+        Ok(Frame { kind, request, group, body: bytes })
+    }
+}
+
 pub(crate) fn malformed() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "malformed peer frame")
 }
@@ -122,31 +155,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             return Err(malformed());
         }
         self.fill(length).await?;
-        let mut bytes = self.buffer.split_to(length).freeze();
-        let kind = match bytes.get_u8() {
-            1 => Kind::Append,
-            2 => Kind::Vote,
-            3 => Kind::PreVote,
-            4 => Kind::Transfer,
-            5 => Kind::Propose,
-            6 => Kind::Leaders,
-            7 => Kind::Snapshot,
-            8 => Kind::HandOver,
-            9 => Kind::Pulse,
-            10 => Kind::Sleep,
-            11 => Kind::Rouse,
-            12 => Kind::Release,
-            20 => Kind::Repair,
-            21 => Kind::Lives,
-            22 => Kind::Standing,
-            100 => Kind::Answer,
-            _ => return Err(malformed()),
-        };
-        let request = bytes.get_u64();
-        let mut topic = [0; 16];
-        bytes.copy_to_slice(&mut topic);
-        let group = GroupId { topic: Uuid::from_bytes(topic), partition: bytes.get_i32() };
-        Ok(Frame { kind, request, group, body: bytes })
+        Frame::decode(self.buffer.split_to(length).freeze())
     }
 
     async fn fill(&mut self, wanted: usize) -> io::Result<()> {

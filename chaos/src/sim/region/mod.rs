@@ -9,7 +9,6 @@
 
 mod faults;
 mod oracle;
-mod panics;
 mod phases;
 mod placement;
 mod profile;
@@ -19,7 +18,7 @@ mod workload;
 
 pub use reached::Reached;
 
-use super::{Broken, Mutations};
+use super::{Broken, Mutations, panics};
 use phases::Run;
 use site::lock;
 

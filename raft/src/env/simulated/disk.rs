@@ -1,70 +1,23 @@
-//! The simulated world: an in-memory disk that forgets what was not synced, virtual time, seeded chance, turmoil's network.
+//! A disk in memory. It forgets at a crash what was not synced, tears, fails, fills up, is slow and rots when told to.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
-use turmoil::net::{TcpListener, TcpStream};
 
-use super::{Clock, Disk, DiskSpace, Env, File, Listener, Mutations, Net, Random, Stream};
+use super::lock;
+use crate::env::{Disk, DiskSpace, File};
 
-/// Wall time at which every simulation starts: 2026-01-01T00:00:00Z.
-const WALL_BASE_US: i64 = 1_767_225_600_000_000;
 /// Of every simulated disk.
 const DISK_BYTES: u64 = 64 << 20;
 const SYNC_DELAY: Duration = Duration::from_micros(700);
-
-impl Env {
-    /// One simulated node. Call it inside the simulation: virtual time starts counting here unless `disk` has been used before.
-    pub fn simulated(seed: u64, disk: SimDisk) -> Env {
-        let started = *lock(&disk.state).started.get_or_insert_with(Instant::now);
-        Env {
-            clock: Arc::new(SimClock { started, disk: disk.clone() }),
-            disk: Arc::new(disk),
-            net: Arc::new(SimNet),
-            random: Arc::new(SimRandom(Mutex::new(StdRng::seed_from_u64(seed)))),
-            mutations: Mutations::default(),
-        }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[derive(Debug)]
-struct SimClock {
-    started: Instant,
-    disk: SimDisk,
-}
-
-impl Clock for SimClock {
-    fn wall_us(&self) -> i64 {
-        let elapsed_us = i64::try_from(self.started.elapsed().as_micros()).unwrap_or(i64::MAX);
-        let Ills { clock_offset_us, clock_drift_ppm, .. } = lock(&self.disk.state).ills;
-        WALL_BASE_US + elapsed_us + elapsed_us / 1_000_000 * clock_drift_ppm + clock_offset_us
-    }
-}
-
-#[derive(Debug)]
-struct SimRandom(Mutex<StdRng>);
-
-impl Random for SimRandom {
-    fn next_u64(&self) -> u64 {
-        lock(&self.0).random()
-    }
-}
 
 /// What is wrong with a machine just now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -108,6 +61,15 @@ struct DiskState {
 impl SimDisk {
     pub fn new() -> SimDisk {
         SimDisk::default()
+    }
+
+    /// When its first node started.
+    pub(super) fn started(&self) -> Instant {
+        *lock(&self.state).started.get_or_insert_with(Instant::now)
+    }
+
+    pub(super) fn ills(&self) -> Ills {
+        lock(&self.state).ills
     }
 
     /// Loses power: un-synced names and bytes are gone, except that of each file a random prefix of its un-synced writes survives where `tear` gives a seed.
@@ -421,61 +383,5 @@ impl Disk for SimDisk {
     }
     fn space(&self, _: &Path) -> io::Result<Option<DiskSpace>> {
         Ok(Some(DiskSpace { total_bytes: DISK_BYTES, free_bytes: lock(&self.state).free_bytes() }))
-    }
-}
-
-#[derive(Debug)]
-struct SimNet;
-
-/// turmoil's stream; a type of our own because it must be `Debug`.
-#[derive(Debug)]
-struct SimStream(TcpStream);
-
-impl AsyncRead for SimStream {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for SimStream {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, buffer)
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
-    }
-}
-
-impl Net for SimNet {
-    fn listen(&self, address: SocketAddr) -> BoxFuture<'static, io::Result<Box<dyn Listener>>> {
-        async move { Ok(Box::new(SimListener(TcpListener::bind(address).await?)) as Box<dyn Listener>) }.boxed()
-    }
-    fn connect(&self, address: &str) -> BoxFuture<'static, io::Result<Box<dyn Stream>>> {
-        let address = address.to_owned();
-        async move { Ok(Box::new(SimStream(TcpStream::connect(address).await?)) as Box<dyn Stream>) }.boxed()
-    }
-}
-
-struct SimListener(TcpListener);
-
-impl std::fmt::Debug for SimListener {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("SimListener")
-    }
-}
-
-impl Listener for SimListener {
-    fn accept(&mut self) -> BoxFuture<'_, io::Result<(Box<dyn Stream>, SocketAddr)>> {
-        async move {
-            let (stream, peer) = self.0.accept().await?;
-            Ok((Box::new(SimStream(stream)) as Box<dyn Stream>, peer))
-        }
-        .boxed()
-    }
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
     }
 }
