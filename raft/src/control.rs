@@ -22,6 +22,8 @@ pub const COMMAND_BYTES_MAX: usize = 16 << 20;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// One attempt, at the leader, wherever it is.
 const ATTEMPT_DEADLINE: Duration = Duration::from_secs(5);
+/// A voter that has heard of no leader for so long asks others: it may have been voted out while it was away.
+const ALONE_AFTER: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(50);
 /// First byte of a forwarded proposal's answer.
 const FORWARDED_ANSWER: u8 = 0;
@@ -74,9 +76,11 @@ impl Control {
             if command.len() > COMMAND_BYTES_MAX {
                 return Err(ProposeError::TooLarge { got: command.len(), max: COMMAND_BYTES_MAX });
             }
-            let deadline = Instant::now() + PATIENCE;
+            let begun = Instant::now();
+            let deadline = begun + PATIENCE;
             loop {
-                match control.attempt(command.clone()).await {
+                let alone = begun.elapsed() > ALONE_AFTER;
+                match control.attempt(command.clone(), alone).await {
                     Err(ProposeError::NoLeader { .. }) if Instant::now() < deadline => tokio::time::sleep(RETRY).await,
                     result => return result,
                 }
@@ -85,16 +89,16 @@ impl Control {
         .boxed()
     }
 
-    async fn attempt(&self, command: Vec<u8>) -> Result<Vec<u8>, ProposeError> {
+    async fn attempt(&self, command: Vec<u8>, alone: bool) -> Result<Vec<u8>, ProposeError> {
         match self.leadership().leader {
             Some(leader) if leader == self.node_id => self.propose_here(command).await,
             Some(leader) => self.forward(leader, command).await,
-            None if !self.group.membership().voters.contains(&self.node_id) => self.ask_around(command).await,
+            None if alone || !self.group.membership().voters.contains(&self.node_id) => self.ask_around(command).await,
             None => Err(ProposeError::NoLeader { leader: None }),
         }
     }
 
-    /// A node that the group has not taken in yet knows no leader, but others do.
+    /// A node that the group has not taken in yet, or has let go of without its knowledge, knows no leader, but others do.
     async fn ask_around(&self, command: Vec<u8>) -> Result<Vec<u8>, ProposeError> {
         for peer in self.peers.connected() {
             match self.forward(peer, command.clone()).await {

@@ -17,7 +17,7 @@ use std::path::Path;
 
 use super::opening::{directory, group_named};
 use super::repairs::aside;
-use super::{Node, NodeError, lock, write};
+use super::{Node, NodeError, write};
 use crate::GroupId;
 use crate::env::Env;
 use crate::group::farewell::{FAREWELL_KIND, Farewell, farewell_key};
@@ -106,7 +106,6 @@ impl Node {
             last = Some(Farewell(group.log().last().max(group.rest().bound_by())));
         }
         self.abandon_repair(id).await;
-        lock(&self.inner.heard).remove(&id);
         last
     }
 

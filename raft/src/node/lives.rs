@@ -31,7 +31,7 @@ const ASK_DEADLINE: Duration = Duration::from_secs(1);
 const TELL_DEADLINE: Duration = Duration::from_millis(250);
 /// How long a node that starts waits for the word of *all* others before that of half of them has to do.
 const ALL_PATIENCE: Duration = Duration::from_secs(1);
-const BOOTS_KEY: &[u8] = b"boots";
+pub(super) const BOOTS_KEY: &[u8] = b"boots";
 const MOMENT_BYTES: usize = 3 * 8;
 const TELLING_BYTES: usize = 8 + 2 * MOMENT_BYTES + 1;
 
@@ -159,6 +159,7 @@ pub(super) fn open_writer(env: &Env, config: &NodeConfig) -> io::Result<(Writer,
 impl Lives {
     /// Begins a life, durably.
     pub(super) async fn begin(env: &Env, writer: &Writer, lost: Option<&'static str>) -> io::Result<Lives> {
+        super::trust::audit(writer);
         let began_at = moment(writer, BOOTS_KEY);
         let now = Moment { boots: began_at.boots + 1, beat: 0, life: env.random.next_u64() };
         if let Some(reason) = lost {

@@ -39,7 +39,7 @@ pub(crate) fn trusted_key(group: GroupId) -> Vec<u8> {
 }
 
 /// Number of the last loss of votes.
-fn last_loss(writer: &Writer) -> Option<u64> {
+pub(super) fn last_loss(writer: &Writer) -> Option<u64> {
     Some(u64::from_be_bytes(writer.meta(LOST_KEY.to_vec())?.try_into().ok()?))
 }
 

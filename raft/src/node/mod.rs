@@ -2,7 +2,7 @@
 //!
 //! [`pulse`] tells the neighbours that this node lives, [`takeover`] has others lead what a dead one led, [`quiesce`] lets groups at rest sleep,
 //! [`telling`] says which groups this node leads, [`leading`] knows who leads the others, [`opening`] opens groups,
-//! [`deleting`] deletes them.
+//! [`deleting`] deletes them, [`trust`] takes an operator's word for that of nodes that are gone.
 
 mod config;
 mod deleting;
@@ -18,6 +18,7 @@ mod retention;
 mod scrub;
 mod takeover;
 mod telling;
+pub mod trust;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -242,6 +243,11 @@ impl Node {
     pub fn set_peers(&self, mut addresses: BTreeMap<NodeId, Vec<String>>) {
         addresses.remove(&self.inner.config.node_id);
         self.inner.peers.set(addresses);
+    }
+
+    /// Where everything of this node lies.
+    pub fn data_dir(&self) -> &std::path::Path {
+        &self.inner.config.data_dir
     }
 
     /// How fast this node sends logs to replicas that catch up before they vote, all partitions together.

@@ -9,8 +9,10 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use super::losses::trusted_key;
+use super::trust::gone;
 use super::{CONTROLLER_ROLLING, Node, NodeError, NodeWeak, lock, write};
 use crate::GroupId;
 use crate::log::{LogError, Rolling};
@@ -144,6 +146,7 @@ impl Node {
         damaged: bool,
     ) -> (Task, Repair, watch::Receiver<bool>, oneshot::Sender<()>) {
         let progress = Arc::<Progress>::default();
+        let lost = self.distrusted(id);
         let task = Task {
             env: self.inner.env.clone(),
             writer: self.inner.writer.clone(),
@@ -152,7 +155,9 @@ impl Node {
             node_id: self.inner.config.node_id,
             group: id,
             damaged,
-            lost: self.distrusted(id),
+            lost,
+            gone: gone(&self.inner.writer, lost),
+            began: Instant::now(),
             founded_alone: founders == [self.inner.config.node_id],
             directory: self.directory(id),
             aside: self.aside(id),

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// Unless the operator says otherwise: a gigabyte takes 20 s, and half of a slow disk is left.
@@ -17,23 +18,35 @@ pub(crate) struct Throttle {
     bytes_per_s: AtomicU64,
     /// When what was granted so far will have been sent.
     until: Mutex<Option<Instant>>,
+    /// Whoever waits asks again: at the old rate it could be for hours.
+    changed: Notify,
 }
 
 impl Default for Throttle {
     fn default() -> Throttle {
-        Throttle { bytes_per_s: AtomicU64::new(CATCH_UP_BYTES_PER_S_DEFAULT), until: Mutex::default() }
+        Throttle { bytes_per_s: AtomicU64::new(CATCH_UP_BYTES_PER_S_DEFAULT), until: Mutex::default(), changed: Notify::new() }
     }
 }
 
 impl Throttle {
     pub fn set(&self, bytes_per_s: u64) {
-        self.bytes_per_s.store(bytes_per_s.max(1), Ordering::Relaxed);
+        if self.bytes_per_s.swap(bytes_per_s.max(1), Ordering::Relaxed) != bytes_per_s.max(1) {
+            *self.until.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.changed.notify_waiters();
+        }
     }
 
     /// Waits until so many bytes may be sent.
     pub async fn take(&self, bytes: u64) {
-        let at = self.grant(Instant::now(), bytes);
-        tokio::time::sleep_until(at).await;
+        loop {
+            // Made before the grant: no change in between is missed.
+            let changed = self.changed.notified();
+            let at = self.grant(Instant::now(), bytes);
+            tokio::select! {
+                () = tokio::time::sleep_until(at) => return,
+                () = changed => {}
+            }
+        }
     }
 
     fn grant(&self, now: Instant, bytes: u64) -> Instant {
@@ -58,6 +71,19 @@ mod tests {
         assert_eq!(throttle.grant(now, 600), now);
         assert_eq!(throttle.grant(now, 400), now + Duration::from_millis(600));
         assert_eq!(throttle.grant(now, 1), now + Duration::from_secs(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_at_a_rate_that_is_raised_waits_no_longer_for_the_old_one() {
+        let throttle = std::sync::Arc::new(Throttle::default());
+        throttle.set(1);
+        throttle.take(10_000).await;
+        let (begun, waiting) = (Instant::now(), throttle.clone());
+        let waiting = tokio::spawn(async move { waiting.take(10).await });
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        throttle.set(1000);
+        waiting.await.expect("no panic");
+        assert_eq!(begun.elapsed(), Duration::from_secs(5));
     }
 
     #[test]

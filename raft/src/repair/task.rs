@@ -1,5 +1,6 @@
 //! One replica's repair: from the sound prefix of its log to all that it may ever have acknowledged.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use super::wire::{Question, Reply};
 use super::{Counters, Progress, set_mark};
@@ -16,6 +18,7 @@ use crate::group::snapshot::{self, Snapshots};
 use crate::group::storage::{raise_vote, stored_vote};
 use crate::log::{FrameKind, Log, LogEntry, LogError, LogPosition, LogSettings, Rolling, salvage, start_offset_of};
 use crate::node::NodeWeak;
+use crate::node::trust::{GONE_PATIENCE, TERMS_UNHEARD};
 use crate::peer::client::Peers;
 use crate::peer::frame::{Kind, Request};
 use crate::writer::Writer;
@@ -58,6 +61,9 @@ pub(crate) struct Task {
     pub damaged: bool,
     /// Number of the loss of votes that is to be made good, if any is.
     pub lost: Option<u64>,
+    /// Nodes that an operator says are gone for good; see [`crate::node::trust`].
+    pub gone: BTreeSet<NodeId>,
+    pub began: Instant,
     pub group: GroupId,
     /// It formed the group alone: perhaps nobody else has ever held anything of it.
     pub founded_alone: bool,
@@ -150,10 +156,31 @@ impl Task {
         for node in self.peers.known() {
             let request = Request { kind: Kind::Standing, group: self.group, body: Vec::new() };
             let answer = self.peers.call(node, request, QUESTION_DEADLINE).await.ok();
-            let term = answer.and_then(|answer| Some(u64::from_be_bytes(answer[..].try_into().ok()?)));
-            latest = latest.max(term.ok_or(Pause::Unheard(node))?);
+            match answer.and_then(|answer| Some(u64::from_be_bytes(answer[..].try_into().ok()?))) {
+                Some(term) => latest = latest.max(term),
+                None if self.is_gone(node) => {}
+                None => return Err(Pause::Unheard(node)),
+            }
         }
         Ok(latest)
+    }
+
+    /// By an operator's word, and by nothing that speaks against it.
+    fn is_gone(&self, node: NodeId) -> bool {
+        self.gone.contains(&node) && self.began.elapsed() >= GONE_PATIENCE && !self.peers.is_connected(node)
+    }
+
+    /// What an operator has accepted: with those that are gone, whatever only they and this node held. Only where no leader is left that
+    /// could say what there was, though all that are left have been heard.
+    async fn do_without(&self, log: Log) -> Result<Log, Pause> {
+        let term = self.latest_term().await?.saturating_add(TERMS_UNHEARD);
+        raise_vote(&self.writer, self.group, self.node_id, term).await?;
+        let end = log.next_offset();
+        tracing::error!(
+            topic = %self.group.topic, partition = self.group.partition, gone = ?self.gone, end,
+            "a replica takes part again with the log it has: an operator has accepted that what only the nodes that are gone held is lost"
+        );
+        Ok(log)
     }
 
     /// Whether there is no other replica, and never was.
@@ -175,7 +202,14 @@ impl Task {
             self.progress.next_index.store(after.map_or(0, |after| after.index + 1), Ordering::Relaxed);
             let floor = stored_vote(&self.writer, self.group)?.map_or(0, |vote| vote.leader_id().term);
             let term_min = target.map_or(floor, |(term, _)| term.max(floor));
-            let (peer, reply) = source.ask(Question { after, term_min }).await?;
+            let question = Question { after, term_min };
+            let (peer, reply) = match source.ask(question).await {
+                Err(Pause::NoLeader) if self.gone.iter().any(|node| self.is_gone(*node)) => match source.ask_patiently(question).await? {
+                    Some(answer) => answer,
+                    None => return self.do_without(log).await,
+                },
+                answer => answer?,
+            };
             match reply {
                 Reply::Entries { term, last, entries } => {
                     if target.is_none_or(|(known, _)| known != term) {
@@ -275,6 +309,19 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
+    /// None where no leader answers for as long as one that is to be elected may take, however busy the machines are.
+    async fn ask_patiently(&mut self, question: Question) -> Result<Option<(NodeId, Reply)>, Pause> {
+        let begun = Instant::now();
+        while begun.elapsed() < GONE_PATIENCE {
+            tokio::time::sleep(AGAIN).await;
+            match self.ask(question).await {
+                Err(Pause::NoLeader) => {}
+                answer => return answer.map(Some),
+            }
+        }
+        Ok(None)
+    }
+
     async fn ask(&mut self, question: Question) -> Result<(NodeId, Reply), Pause> {
         let heard = self.task.node.upgrade().and_then(|node| node.leader_of(self.task.group)).map(|(leader, _)| leader);
         let mut order: Vec<NodeId> = self.last_good.into_iter().chain(heard).collect();

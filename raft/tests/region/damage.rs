@@ -1,6 +1,7 @@
 //! What decays on one node's disk is found, not served, and brought back from the others.
 
 use meridian_raft::NodeId;
+use meridian_raft::node::trust::TrustError;
 
 use crate::harness::{Region, batch, values};
 
@@ -114,6 +115,77 @@ fn an_empty_node_and_one_that_is_behind_are_no_majority() {
     let led = region.leader();
     region.append(led, batch(20, 1)).expect("acknowledged");
     assert_eq!(values(&region.read(led)), (0..=20).collect::<Vec<_>>());
+}
+
+/// A leader that is gone for good, a follower whose folder is empty, and one that was killed when it held `held` of 20 batches.
+fn two_of_three_lost(held: u32) -> (Region, NodeId, NodeId, NodeId) {
+    let mut region = Region::start();
+    let leader = region.leader();
+    let others: Vec<NodeId> = region.nodes().into_iter().filter(|node| *node != leader).collect();
+    let (emptied, left) = (others[0], others[1]);
+    // By then everybody has told everybody of its life.
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    for number in 0..20 {
+        if number == held {
+            region.wait_for_offset(left, i64::from(held));
+            region.kill(left);
+        }
+        region.append(leader, batch(number, 1)).expect("acknowledged");
+    }
+    region.wait_for_offset(emptied, 20);
+    if held == 20 {
+        region.wait_for_offset(left, 20);
+        region.kill(left);
+    }
+    region.kill(leader);
+    region.kill(emptied);
+    region.empty_folder(emptied);
+    (region, leader, emptied, left)
+}
+
+/// 20 when nothing is lost: what the node that is left held is all there is.
+#[test]
+fn by_an_operators_word_a_group_whose_votes_and_another_node_are_lost_goes_on_with_what_is_left() {
+    for held in [20, 1] {
+        let (mut region, gone, emptied, left) = two_of_three_lost(held);
+        assert!(matches!(region.trust_without(emptied, &[gone]), Err(TrustError::Unused)), "an empty folder says nothing");
+        region.restart(left);
+        region.begin(emptied);
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        assert!(region.running_leader().is_none(), "a node that holds nothing gave its vote");
+        region.kill_begun();
+        assert!(matches!(region.trust_without(emptied, &[emptied]), Err(TrustError::Names)), "nobody is gone who is to go on");
+        assert_eq!(region.trust_without(emptied, &[gone]).expect("needed"), 1, "the controller waits");
+        region.restart(emptied);
+        let leader = region.leader();
+        assert_eq!(leader, left, "who holds more leads");
+        region.append(leader, batch(held, 1)).expect("acknowledged");
+        assert_eq!(values(&region.read(leader)), (0..=held).collect::<Vec<_>>());
+        region.wait_for_offset(emptied, i64::from(held) + 1);
+        // What has been made good needs no word any more.
+        region.kill(emptied);
+        assert!(matches!(region.trust_without(emptied, &[gone]), Err(TrustError::Unneeded)));
+        region.kill(left);
+        assert!(matches!(region.trust_without(left, &[gone]), Err(TrustError::Unneeded)), "it has lost no votes");
+    }
+}
+
+#[test]
+fn an_operators_word_does_not_count_for_a_node_that_lives() {
+    let (mut region, leader, emptied, left) = two_of_three_lost(1);
+    region.restart(left);
+    region.begin(emptied);
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    region.kill_begun();
+    region.trust_without(emptied, &[leader]).expect("needed");
+    region.begin(emptied);
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    region.restart(leader);
+    region.kill_begun();
+    region.restart(emptied);
+    let led = region.leader();
+    region.append(led, batch(20, 1)).expect("acknowledged");
+    assert_eq!(values(&region.read(led)), (0..=20).collect::<Vec<_>>(), "the word was believed");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use meridian_raft::batch::records::{Record, decode, encode};
 use meridian_raft::batch::{Batch, BatchHeader};
 use meridian_raft::control::{Control, Machine, ProposeError};
 use meridian_raft::env::Env;
+use meridian_raft::node::trust::{TrustError, trust_without};
 use meridian_raft::node::{Node, NodeConfig, NodeError, PeerTls, Timing};
 use meridian_raft::partition::{
     AppendError, Appended, DeleteRecordsError, Partition, PartitionSettings, PartitionSpec, ReconfigureError, Rolling, StoredBatch,
@@ -223,6 +224,17 @@ impl Region {
         self.begun.push(runtime);
     }
 
+    /// Kills what was begun, whether it has come up or not.
+    pub fn kill_begun(&mut self) {
+        self.begun.drain(..).for_each(|runtime| runtime.shutdown_background());
+        std::thread::sleep(Duration::from_millis(300));
+    }
+
+    /// An operator says of a node that does not run which others are gone for good.
+    pub fn trust_without(&self, node: NodeId, gone: &[NodeId]) -> Result<usize, TrustError> {
+        runtime().block_on(trust_without(&Env::real(), self.folder(node), node, &gone.iter().copied().collect()))
+    }
+
     pub fn restart(&mut self, node: NodeId) {
         let begun = Instant::now();
         // A killed node's port is free only once its tasks are gone, and that nobody waits for.
@@ -386,6 +398,16 @@ impl Region {
     pub fn delete(&self, node: NodeId) {
         let running = &self.running[&node];
         running.runtime.block_on(running.node.leave_partition(GROUP)).expect("deleted");
+    }
+
+    /// Waits until a node knows, with a replica or without, that `leader` leads the partition.
+    pub fn wait_until_led_by(&self, node: NodeId, leader: NodeId) {
+        let begun = Instant::now();
+        let known = || self.running[&node].node.leader_of(GROUP).map(|(leader, _)| leader);
+        while known() != Some(leader) {
+            assert!(begun.elapsed() < PATIENCE, "node {node} knows {:?}", known());
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     pub fn has_log_files(&self, node: NodeId) -> bool {

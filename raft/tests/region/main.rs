@@ -226,6 +226,18 @@ fn a_deleted_partition_leaves_no_files() {
     assert!(!region.has_log_files(3));
 }
 
+/// Peers tell only what changes: a node that forgot the leader with its replica would name none to its clients until the next election.
+#[test]
+fn a_node_whose_replica_moved_away_still_knows_who_leads() {
+    let region = Region::start();
+    let leader = region.leader();
+    let other = region.nodes().into_iter().find(|node| *node != leader).expect("three nodes");
+    region.wait_until_led_by(other, leader);
+    region.append(leader, batch(0, 1)).expect("acknowledged");
+    region.delete(other);
+    region.wait_until_led_by(other, leader);
+}
+
 #[test]
 fn deleted_records_are_gone_on_every_replica_and_stay_gone() {
     let mut region = Region::start();
