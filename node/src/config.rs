@@ -73,9 +73,16 @@ pub struct Peer {
 #[serde(deny_unknown_fields)]
 pub struct Link {
     pub listen: SocketAddr,
-    /// `host:port` of every node's link listener, by region; this region is not among them.
+    /// `host:port` that the other regions are told, so that they dial this node though their files do not name it; default: `listen`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advertised: Option<String>,
+    /// `host:port` of the link listeners of every other region's nodes, as far as known: one that answers tells of the others. This region is
+    /// not among them, and a region that is not here is neither dialled nor accepted.
     #[serde(default)]
     pub regions: BTreeMap<String, Vec<String>>,
+    /// Dial the nodes that a region tells of beyond those in `regions`; default true. False where only the addresses above lead there.
+    #[serde(default = "yes")]
+    pub discover: bool,
 }
 
 /// Health, metrics and status.
@@ -224,7 +231,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ),
     ("kafka", &["listen", "advertised"]),
     ("peer", &["listen", "nodes", "join", "catch_up_bytes_per_s"]),
-    ("link", &["listen", "regions"]),
+    ("link", &["listen", "advertised", "regions", "discover"]),
     ("admin", &["listen"]),
     ("tls", &["ca", "certificate", "key"]),
     ("authentication", &["issuer", "audience", "jwks"]),
@@ -259,14 +266,18 @@ fn require_name(key: &str, name: &str) -> Result<(), Fault> {
     require(is_name(name), key, format!("{name:?} is not 1 to {NAME_BYTES_MAX} of a-z, 0-9 and -"))
 }
 
-fn require_address(key: &str, address: &str) -> Result<(), Fault> {
-    let good = address.rsplit_once(':').is_some_and(|(host, port)| {
+/// Is this a `host:port` that can be dialled?
+pub fn is_address(address: &str) -> bool {
+    address.rsplit_once(':').is_some_and(|(host, port)| {
         // An IPv6 address is written in brackets, or its last group would be read as the port.
         let whole = !host.contains(':') || (host.starts_with('[') && host.ends_with(']'));
         let number = port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0);
         whole && number && !host.is_empty() && !host.contains(char::is_whitespace)
-    });
-    require(good, key, format!("{address:?} is not HOST:PORT"))
+    })
+}
+
+fn require_address(key: &str, address: &str) -> Result<(), Fault> {
+    require(is_address(address), key, format!("{address:?} is not HOST:PORT"))
 }
 
 impl Config {
@@ -317,6 +328,9 @@ impl Config {
     }
 
     fn check_links(&self) -> Result<(), Fault> {
+        if let Some(advertised) = &self.link.advertised {
+            require_address("link.advertised", advertised)?;
+        }
         for (region, addresses) in &self.link.regions {
             let key = format!("link.regions.{region}");
             require_name(&key, region)?;
@@ -363,6 +377,7 @@ listen = "127.0.0.1:9100"
 nodes = { 1 = "127.0.0.1:9100", 2 = "[::1]:9101" }
 [link]
 listen = "127.0.0.1:9200"
+advertised = "n1.eu.example:9200"
 regions = { us = ["n1.us.example:9200"] }
 [admin]
 listen = "127.0.0.1:9300"

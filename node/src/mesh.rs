@@ -8,7 +8,7 @@ use meridian_auth::acl::{Operation, Request, ResourceType};
 use meridian_auth::principal::Principal;
 use meridian_raft::env::Env;
 use meridian_raft::node::Node;
-use meridian_replication::catalogue::{Catalogue, CatalogueTopic, Metadata};
+use meridian_replication::catalogue::{Catalogue, CatalogueNode, CatalogueTopic, Metadata};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -89,7 +89,8 @@ impl Metadata for Mesh {
         });
         let own = image.acls.get(&image.region);
         let acls = own.into_iter().flat_map(|store| store.iter()).filter(|binding| binding.resource != ResourceType::Cluster);
-        Catalogue { version: image.version, topics: topics.collect(), acls: acls.cloned().collect() }
+        let nodes = image.nodes.values().map(|node| CatalogueNode { id: node.id, link: node.link.clone() });
+        Catalogue { version: image.version, topics: topics.collect(), acls: acls.cloned().collect(), nodes: nodes.collect() }
     }
 
     fn watch_changes(&self) -> watch::Receiver<u64> {
@@ -111,6 +112,10 @@ impl Metadata for Mesh {
         let image = self.controller.image();
         let homed = image.topics.values().filter(|topic| topic.home == region && topic.home != image.region);
         homed.map(|topic| (topic.id, i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX))).collect()
+    }
+
+    fn nodes_of(&self, region: &str) -> Vec<CatalogueNode> {
+        self.controller.image().remote_nodes.get(region).cloned().unwrap_or_default()
     }
 
     fn accept(&self, region: &str, catalogue: Catalogue) {
@@ -155,9 +160,7 @@ impl Shared {
                 }
                 continue;
             }
-            let repeats = told.held.as_ref().is_some_and(|held| {
-                version == Some(held.version) && held.topics == told.catalogue.topics && held.acls == told.catalogue.acls
-            });
+            let repeats = told.held.as_ref().is_some_and(|held| version == Some(held.version) && held.repeats(&told.catalogue));
             if repeats {
                 continue;
             }

@@ -16,7 +16,6 @@ use crate::admin::server::{Admin, AdminError};
 use crate::admin::view::View;
 use crate::authentication::{Authenticator, AuthenticatorError};
 use crate::config::Config;
-use crate::controller::command::{Answer, Command};
 use crate::controller::handle::{Controller, Region};
 use crate::controller::image::NodeRecord;
 use crate::folder_lock::{FolderLock, LockError};
@@ -24,6 +23,7 @@ use crate::groups::Groups;
 use crate::hosting::Hosting;
 use crate::kafka::Broker;
 use crate::kafka::listener::Listener;
+use crate::membership::entry::{self, Entry, REMOVED_FILE};
 use crate::membership::{Membership, MembershipConfig};
 use crate::mesh::Mesh;
 use crate::telemetry::otlp::{Otlp, OtlpError};
@@ -31,8 +31,6 @@ use crate::tls::{self, Credentials, TlsError};
 
 /// Raft's clocks: a dead leader is replaced well within a second, a busy machine's pauses are not taken for death.
 const TIMING: Timing = Timing { heartbeat_ms: 100, election_min_ms: 400, election_max_ms: 800 };
-/// Between two attempts to enter this node into the region's metadata.
-const REGISTER_AGAIN: Duration = Duration::from_millis(200);
 /// In the data folder: the process that has it open.
 pub const PID_FILE: &str = "node.pid";
 /// In the data folder while this node serves clients as part of its region: the id of the process that does. What a killed process left behind
@@ -83,7 +81,6 @@ pub async fn serve(config: Config, raft_runtime: tokio::runtime::Handle, stop: i
     let raft = raft_runtime.spawn(start).await.map_err(|error| NodeError::Raft(error.to_string()))??;
     let region =
         Region { mesh: config.mesh.clone(), name: config.region.clone(), number: config.region_number, superusers: config.superusers() };
-    raft.set_catch_up_rate(config.peer.catch_up_bytes_per_s);
     raft.limit_scrub(config.storage.scrub_bytes_per_s, Duration::from_secs(config.storage.scrub_pause_s));
     raft.limit_repairs(config.storage.repair_bytes_per_s);
     let controller = if config.peer.join { Controller::join(&raft, region).await? } else { Controller::start(&raft, region).await? };
@@ -121,42 +118,30 @@ pub async fn serve(config: Config, raft_runtime: tokio::runtime::Handle, stop: i
     if let Some(otlp) = &otlp {
         otlp.observe(admin.metrics());
     }
-    let listener = Listener::start(config.kafka.listen, credentials.server()?, broker.clone()).await;
-    let mut listener = listener.map_err(|error| ServeError::Listen { address: config.kafka.listen, error })?;
-    admin.phase().kafka_accepts();
-    // Last: a node that says it is ready has every listener open.
-    let joining = tokio::spawn(join(config.clone(), admin.phase().clone(), view));
-    tracing::info!(region = %config.region, node = config.node_id, "serving");
-
+    let mut listener = None;
+    let tls = credentials.server()?;
+    let listen = async { Listener::start(config.kafka.listen, tls, broker.clone()).await };
     let mut stop = std::pin::pin!(stop);
-    let failed = tokio::select! {
-        () = &mut stop => None,
-        reason = raft.disk_failed() => Some(reason),
-        () = removed(config.node_id, controller.clone()) => {
-            tracing::warn!("this node was removed from its region: it serves no clients any more, and may be stopped");
-            admin.phase().stopping();
-            listener.shutdown().await;
-            tokio::select! {
-                () = &mut stop => None,
-                reason = raft.disk_failed() => Some(reason),
-            }
-        }
+    let ending = tokio::select! {
+        () = &mut stop => Ending::Stopped,
+        reason = raft.disk_failed() => Ending::Disk(reason),
+        attended = attend(&config, admin.phase(), &view, listen, &mut listener) => attended?,
     };
 
     tracing::info!("stopping");
     admin.phase().stopping();
-    joining.abort();
-    let _ = joining.await;
     let _ = std::fs::remove_file(config.data_dir.join(READY_FILE));
-    if let Some(reason) = failed {
+    if let Ending::Disk(reason) = ending {
         // As Kafka does: the process ends, and whoever supervises it or its machine decides whether it shall begin again.
         raft.abandon().await;
         return Err(ServeError::Disk(reason));
     }
     // Before connections close: what clients have in flight is still answered, and what they send next is told who leads.
     raft.hand_over().await;
-    listener.shutdown().await;
-    drop(broker);
+    if let Some(listener) = &mut listener {
+        listener.shutdown().await;
+    }
+    drop((broker, view));
     links.shutdown().await;
     drop((hosting, membership));
     raft.shutdown().await;
@@ -189,7 +174,12 @@ fn node_config(config: &Config, credentials: &Credentials) -> Result<NodeConfig,
 
 fn membership_config(config: &Config) -> MembershipConfig {
     let peers = config.peer.nodes.iter().filter_map(|(id, address)| Some((id.parse().ok()?, address.clone()))).collect();
-    MembershipConfig { node_id: config.node_id, peers, leader_balance: config.leader_balance }
+    MembershipConfig {
+        node_id: config.node_id,
+        peers,
+        catch_up_bytes_per_s: config.peer.catch_up_bytes_per_s,
+        leader_balance: config.leader_balance,
+    }
 }
 
 fn link_config(config: &Config) -> Result<LinkConfig, TlsError> {
@@ -199,6 +189,7 @@ fn link_config(config: &Config) -> Result<LinkConfig, TlsError> {
         node_id: config.node_id,
         listen: config.link.listen,
         remote: config.link.regions.clone(),
+        discover: config.link.discover,
         ca_pem: tls::read(&config.tls.ca)?,
         certificate_pem: tls::read(&config.tls.certificate)?,
         key_pem: tls::read(&config.tls.key)?,
@@ -213,49 +204,61 @@ fn record(config: &Config) -> NodeRecord {
         host: host.trim_matches(['[', ']']).to_owned(),
         port: port.parse().unwrap_or(config.kafka.listen.port()),
         admin: config.admin.listen.to_string(),
-        link: config.link.listen.to_string(),
+        link: config.link.advertised.clone().unwrap_or_else(|| config.link.listen.to_string()),
         rack: config.rack.clone(),
         peer: config.peer.nodes.get(&config.node_id.to_string()).cloned(),
     }
 }
 
-/// Makes this node known to its region, and says in [`READY_FILE`] when nothing is missing any more.
-async fn join(config: Config, phase: Phase, view: View) {
-    register(view.controller.clone(), record(&config), config.peer.join).await;
-    while !health::missing(&phase, Some(&view)).is_empty() {
+/// Why a node stops.
+enum Ending {
+    Stopped,
+    Disk(String),
+    TakenOut,
+}
+
+/// Lets clients in, as part of the region. Returns when the region has taken this node out; one that was taken out before waits to be let in.
+async fn attend(
+    config: &Config,
+    phase: &Phase,
+    view: &View,
+    listen: impl Future<Output = io::Result<Listener>>,
+    listener: &mut Option<Listener>,
+) -> Result<Ending, ServeError> {
+    let (node, removed) = (config.node_id, config.data_dir.join(REMOVED_FILE));
+    if removed.exists() {
+        tracing::warn!("this node was taken out of its region: it serves nobody until it is let in again by: meridian node add {node}");
+        entry::enter(&view.controller, &record(config), config.peer.join, true).await;
+        std::fs::remove_file(&removed).map_err(|error| ServeError::File { path: removed.clone(), error })?;
+    }
+    let opened = listen.await.map_err(|error| ServeError::Listen { address: config.kafka.listen, error })?;
+    let opened = listener.insert(opened);
+    phase.kafka_accepts();
+    tracing::info!(region = %config.region, node, "serving");
+    tokio::select! {
+        () = join(config, phase, view) => {}
+        () = entry::taken_out(node, &view.controller) => {}
+    }
+    tracing::warn!("this node was taken out of its region: it serves no clients any more, and ends");
+    std::fs::write(&removed, "").map_err(|error| ServeError::File { path: removed, error })?;
+    phase.stopping();
+    opened.shutdown().await;
+    entry::let_go(node, &view.controller).await;
+    Ok(Ending::TakenOut)
+}
+
+/// Makes this node known to its region, and says in [`READY_FILE`] when nothing is missing any more. Returns only when it was taken out.
+async fn join(config: &Config, phase: &Phase, view: &View) {
+    if entry::enter(&view.controller, &record(config), config.peer.join, false).await == Entry::TakenOut {
+        return;
+    }
+    // Last: a node that says it is ready has every listener open.
+    while !health::missing(phase, Some(view)).is_empty() {
         tokio::time::sleep(READY_AGAIN).await;
     }
-    match write_process_id(&config, READY_FILE) {
+    match write_process_id(config, READY_FILE) {
         Ok(()) => tracing::info!("ready"),
         Err(error) => tracing::error!(%error, "ready, but cannot say so"),
     }
-}
-
-/// Resolves once the region's metadata say that this node was taken out.
-async fn removed(node_id: u64, controller: Controller) {
-    if controller.watch().wait_for(|image| image.removed.contains(&node_id)).await.is_err() {
-        std::future::pending::<()>().await;
-    }
-}
-
-/// Enters this node into the region's metadata, or corrects what they say of it.
-async fn register(controller: Controller, record: NodeRecord, joins: bool) {
-    let mut images = controller.watch();
-    let mut refused = Answer::Done;
-    loop {
-        let image: Arc<_> = images.borrow_and_update().clone();
-        if image.nodes.get(&record.id) == Some(&record) {
-            return;
-        }
-        match controller.submit(Command::RegisterNode { node: record.clone(), joins }).await {
-            Ok(Answer::Done) => return,
-            Ok(answer) if answer == refused => {}
-            Ok(answer) => {
-                tracing::error!(?answer, "the region's controller refuses this node");
-                refused = answer;
-            }
-            Err(error) => tracing::debug!(%error, "not registered yet"),
-        }
-        tokio::time::sleep(REGISTER_AGAIN).await;
-    }
+    std::future::pending().await
 }

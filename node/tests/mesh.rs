@@ -80,6 +80,7 @@ async fn start(authority: &Authority, folder: &Path, region: &str, number: u8, l
         node_id: 1,
         listen,
         remote: BTreeMap::from([(other.0.to_owned(), vec![other.1.to_string()])]),
+        discover: true,
         ca_pem: authority.root_pem.clone().into(),
         certificate_pem: certificate_pem.into(),
         key_pem: key_pem.into(),

@@ -1,4 +1,5 @@
-//! What one region tells another about itself: its mirrored topics, with everything needed to create them there, and its ACLs.
+//! What one region tells another about itself: its mirrored topics, with everything needed to create them there, its ACLs, and where its
+//! nodes are reached.
 
 use std::collections::BTreeMap;
 
@@ -22,6 +23,23 @@ pub struct Catalogue {
     pub topics: Vec<CatalogueTopic>,
     /// All bindings of the sender, every resource type but the cluster.
     pub acls: Vec<Binding>,
+    /// The sender's nodes, whoever asks: those that came after the receiver's configuration was written are dialled, too.
+    #[serde(default)]
+    pub nodes: Vec<CatalogueNode>,
+}
+
+/// A node of the sending region, and where its links are accepted (`host:port`). Who it is only its certificate says.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct CatalogueNode {
+    pub id: u64,
+    pub link: String,
+}
+
+impl Catalogue {
+    /// Do both say the same, whichever came first?
+    pub fn repeats(&self, other: &Catalogue) -> bool {
+        self.topics == other.topics && self.acls == other.acls && self.nodes == other.nodes
+    }
 }
 
 /// The node's metadata, as links see it. Implemented by the `meridian` crate over its controller.
@@ -34,6 +52,8 @@ pub trait Metadata: std::fmt::Debug + Send + Sync {
     fn may_send(&self, topic: Uuid, region: &str) -> bool;
     /// Topics mirrored here whose home is `region`, with their partition counts.
     fn mirrored_from(&self, region: &str) -> Vec<(Uuid, i32)>;
+    /// Nodes of `region` and their link addresses, as the last catalogue that was taken in says.
+    fn nodes_of(&self, region: &str) -> Vec<CatalogueNode>;
     /// Called with each catalogue that differs from the last one seen of that region; commits it to this region's metadata.
     /// Any node may call it; older versions are ignored.
     fn accept(&self, region: &str, catalogue: Catalogue);

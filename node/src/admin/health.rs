@@ -28,6 +28,10 @@ impl Phase {
     pub fn stopping(&self) {
         self.inner.stopping.store(true, Ordering::Relaxed);
     }
+    /// Clients are let in.
+    pub fn is_serving(&self) -> bool {
+        self.inner.kafka_accepts.load(Ordering::Relaxed) && !self.is_stopping()
+    }
     pub fn is_stopping(&self) -> bool {
         self.inner.stopping.load(Ordering::Relaxed)
     }

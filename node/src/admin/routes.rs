@@ -130,6 +130,10 @@ async fn asked(rooms: &Rooms, headers: &HeaderMap) -> Result<(View, Principal), 
         rooms.metrics.refused();
         return Err(unauthorized());
     };
+    // What it knows of its region may be old: it may have been taken out.
+    if !rooms.phase.is_serving() {
+        return Err((StatusCode::SERVICE_UNAVAILABLE, "This node does not serve: ask another node of the region.\n").into_response());
+    }
     let view = rooms.view.get().cloned();
     view.map(|view| (view, principal)).ok_or_else(|| (StatusCode::SERVICE_UNAVAILABLE, "The node is starting.\n").into_response())
 }

@@ -1,6 +1,7 @@
 //! The command line: one file per noun.
 
 mod acl;
+mod certificate;
 mod completion;
 mod consume;
 mod demo;
@@ -63,6 +64,8 @@ enum Noun {
     Digest(digest::Digest),
     /// Tokens of a development mesh's own issuer
     Token(token::Token),
+    /// Certificates of a development mesh's own authority
+    Certificate(certificate::Certificate),
     /// Print a completion script for a shell
     Completion(completion::Completion),
 }
@@ -124,6 +127,7 @@ impl Arguments {
             Noun::Node(node) => node.run(),
             Noun::Digest(digest) => digest.run(),
             Noun::Token(token) => token.run(),
+            Noun::Certificate(certificate) => certificate.run(),
             Noun::Completion(completion) => completion.run(),
         }
     }

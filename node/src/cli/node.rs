@@ -1,10 +1,13 @@
 //! `meridian node`: which nodes a region has, and how one comes in, is cleared, and goes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use futures_util::future::join_all;
+use meridian_raft::env::Env;
+use meridian_raft::node::trust::trust_without;
 use reqwest::Method;
 
 use super::mesh::Asker;
@@ -12,6 +15,9 @@ use super::output::{Format, json, line, table};
 use super::region::Target;
 use super::{CliError, block_on};
 use crate::admin::nodes::{NodeState, RegionNodes};
+use crate::config;
+use crate::folder_lock::FolderLock;
+use crate::membership::entry::REMOVED_FILE;
 
 /// Between two looks at how far a drain has come.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -48,6 +54,23 @@ enum Verb {
         #[arg(long, conflicts_with = "cancel")]
         no_wait: bool,
     },
+    /// Override lost votes: let a stopped node that has lost its votes (its folder was emptied, restored from a copy, or damaged) take part again
+    /// without the word of nodes that are gone for good. DANGER: acknowledged records that only those nodes and this one held are lost, and
+    /// should one of them come back, what it held alone is undone. Only for a region that stands still because a majority is lost. Run it beside
+    /// the node's data folder while the node is stopped, then start the node: the override is written to its log at every step. It is refused
+    /// where no votes are lost, and counts for a node only as long as that node does not answer. Afterwards take the nodes that are gone out of
+    /// the region: meridian node remove ID --force
+    Trust {
+        /// The stopped node's configuration file
+        #[arg(value_name = "NODE.TOML")]
+        file: PathBuf,
+        /// Ids of the nodes that are gone for good
+        #[arg(long, value_name = "ID,…", value_delimiter = ',', required = true)]
+        without: Vec<u64>,
+        /// You have understood the danger
+        #[arg(long)]
+        accept_data_loss: bool,
+    },
     /// Take a drained node out of the region
     Remove {
         /// The node's id
@@ -61,6 +84,9 @@ enum Verb {
 
 impl Node {
     pub(super) fn run(self) -> Result<(), CliError> {
+        if let Verb::Trust { file, without, accept_data_loss } = self.verb {
+            return trust(&file, without, accept_data_loss);
+        }
         let place = self.target.place()?;
         if place.admin.is_empty() {
             return Err(CliError::Usage("the --config file names no admin endpoints; add admin = \"host:port,…\"".into()));
@@ -82,13 +108,49 @@ impl Node {
                     region.wish(id, "drain").await?;
                     if no_wait { line(format_args!("node {id} is being cleared")) } else { region.wait_until_drained(id).await }
                 }
+                // Needs no region: it stands still.
+                Verb::Trust { .. } => Ok(()),
                 Verb::Remove { id, force } => {
                     region.wish(id, if force { "remove-dead" } else { "remove" }).await?;
+                    if let Some(folder) = self.target.data_folder(id) {
+                        leave_word(&folder)?;
+                    }
                     line(format_args!("node {id} is removed"))
                 }
             }
         })
     }
+}
+
+/// Tells a development mesh not to wait for a node that cannot hear any more that it was taken out.
+fn leave_word(folder: &Path) -> Result<(), CliError> {
+    let failed = |error| CliError::Usage(format!("the node is removed, but {} cannot be told: {error}", folder.display()));
+    std::fs::create_dir_all(folder).map_err(failed)?;
+    std::fs::write(folder.join(REMOVED_FILE), "").map_err(failed)
+}
+
+/// Notes in a stopped node's data folder that the word of others is not waited for.
+fn trust(file: &Path, without: Vec<u64>, accept_data_loss: bool) -> Result<(), CliError> {
+    let config = config::load(file)?;
+    let gone: BTreeSet<u64> = without.into_iter().collect();
+    let names = gone.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    if !accept_data_loss {
+        return Err(CliError::Usage(format!(
+            "acknowledged records that only node {} and the nodes that are gone ({names}) held would be lost for good; if they are, and the \
+             region stands still without this, add --accept-data-loss",
+            config.node_id
+        )));
+    }
+    let refused = |error: &dyn std::fmt::Display| CliError::Usage(error.to_string());
+    // A node that runs holds it.
+    let _lock = FolderLock::take(&config.data_dir).map_err(|error| refused(&error))?;
+    let noted = block_on(async { Ok(trust_without(&Env::real(), &config.data_dir, config.node_id, &gone).await) })?;
+    let waiting = noted.map_err(|error| refused(&error))?;
+    line(format_args!(
+        "node {} will not wait for the word of {names} about its lost votes; {waiting} of its groups wait as far as its folder shows. Start it \
+         now, and when the region serves again: meridian node remove ID --force",
+        config.node_id
+    ))
 }
 
 struct Region {

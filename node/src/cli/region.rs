@@ -76,6 +76,13 @@ impl Target {
         Ok(self.place()?.cluster())
     }
 
+    /// Where a node of a development mesh has its data.
+    pub(super) fn data_folder(&self, node: u64) -> Option<PathBuf> {
+        let document = self.config.is_none().then(|| Document::read(&self.dev).ok())??;
+        let name = self.name(&document).to_owned();
+        document.regions.get(&name)?.nodes.iter().find(|known| known.id == node).map(|known| known.data.clone())
+    }
+
     pub(super) fn place(&self) -> Result<Place, CliError> {
         match &self.config {
             Some(path) => self.of_config(path),
@@ -84,11 +91,7 @@ impl Target {
     }
 
     fn of_document(&self, document: &Document) -> Result<Place, CliError> {
-        let name = match &self.region {
-            Some(region) => region.as_str(),
-            None if document.regions.contains_key(REGION_DEFAULT) => REGION_DEFAULT,
-            None => document.regions.keys().next().map_or("", String::as_str),
-        };
+        let name = self.name(document);
         let region = document.regions.get(name).ok_or_else(|| {
             let known: Vec<_> = document.regions.keys().map(String::as_str).collect();
             CliError::Usage(format!("the mesh has no region {name:?}; it has {}", known.join(", ")))
@@ -103,6 +106,14 @@ impl Target {
             token: TokenSource::File(self.token.clone().unwrap_or_else(|| document.admin_token.clone())),
             admin: admin.collect(),
         })
+    }
+
+    fn name<'a>(&'a self, document: &'a Document) -> &'a str {
+        match &self.region {
+            Some(region) => region.as_str(),
+            None if document.regions.contains_key(REGION_DEFAULT) => REGION_DEFAULT,
+            None => document.regions.keys().next().map_or("", String::as_str),
+        }
     }
 
     fn of_config(&self, path: &Path) -> Result<Place, CliError> {

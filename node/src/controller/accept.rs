@@ -2,17 +2,18 @@
 //! by anyone else's topic is a conflict, recorded and left alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use meridian_auth::acl::{ResourceType, Store};
-use meridian_replication::catalogue::{Catalogue, CatalogueTopic};
+use meridian_replication::catalogue::{Catalogue, CatalogueNode, CatalogueTopic};
 use uuid::Uuid;
 
 use super::command::Answer;
 use super::image::{Conflict, Image, Topic};
-use super::state::{ACLS_MAX, PARTITIONS_MAX, TOPICS_MAX, check_replicas, insert, invalid};
+use super::state::{ACLS_MAX, NODES_MAX, PARTITIONS_MAX, TEXT_BYTES_MAX, TOPICS_MAX, check_replicas, insert, invalid};
 use super::{topic_config, topic_name};
-use crate::config::is_name;
+use crate::config::{is_address, is_name};
 
 pub(super) fn accept(
     image: &mut Image,
@@ -47,8 +48,17 @@ pub(super) fn accept(
         acls.add(binding);
     }
     image.acls.insert(region.to_string(), Arc::new(acls));
+    image.remote_nodes.insert(region.to_string(), dialable(catalogue.nodes));
     image.catalogue_versions.insert(region.to_string(), catalogue.version);
     Ok(Answer::Done)
+}
+
+/// Of the nodes that a region tells of, those with an address that can be dialled from here: one that listens everywhere has told of nowhere.
+fn dialable(told: Vec<CatalogueNode>) -> Vec<CatalogueNode> {
+    let anywhere = |link: &str| link.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified());
+    let possible = |node: &CatalogueNode| node.link.len() <= TEXT_BYTES_MAX && is_address(&node.link) && !anywhere(&node.link);
+    let unique: BTreeMap<u64, CatalogueNode> = told.into_iter().filter(possible).map(|node| (node.id, node)).collect();
+    unique.into_values().take(NODES_MAX).collect()
 }
 
 /// Mirrors of that region which it no longer tells of, or tells of under another name, go first: their names may have been given anew.

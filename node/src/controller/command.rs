@@ -31,6 +31,11 @@ pub enum Command {
         id: u64,
         force: bool,
     },
+    /// Changes what of a node's configs changes while it runs, all of it or nothing.
+    AlterNodeConfigs {
+        node: u64,
+        changes: BTreeMap<String, ConfigChange>,
+    },
     /// Tells partitions where to move.
     MovePartitions {
         moves: Vec<PartitionMove>,
@@ -120,6 +125,8 @@ pub enum Answer {
     Done,
     TopicExists,
     UnknownTopic,
+    /// The node may not join: it was never let in, or was taken out.
+    NotAdmitted,
     /// The topic is homed in another region: change it there.
     HomedElsewhere {
         home: String,

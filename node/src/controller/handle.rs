@@ -132,7 +132,8 @@ impl Controller {
             ProposeError::TooLarge { .. } => SubmitError::TooLarge(error.to_string()),
         })?;
         let Applied { index, answer } = serde_json::from_slice(&answer).map_err(|_| SubmitError::Timeout)?;
-        let refused_unread = matches!(answer, Answer::Invalid { .. });
+        // Who is not admitted follows no metadata, and would wait for them in vain.
+        let refused_unread = matches!(answer, Answer::Invalid { .. } | Answer::NotAdmitted);
         if !refused_unread {
             let mut image = self.image.clone();
             let shown = image.wait_for(|image| image.version >= index);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use meridian_auth::acl::{Operation, Request, ResourceType, Store};
 use meridian_auth::principal::Principal;
+use meridian_replication::catalogue::CatalogueNode;
 use uuid::Uuid;
 
 /// A node of this region and where it is reached.
@@ -71,6 +72,8 @@ pub struct Image {
     pub nodes: BTreeMap<u64, NodeRecord>,
     /// Nodes of the region that are to hold nothing.
     pub draining: BTreeSet<u64>,
+    /// What was set for a node while it ran.
+    pub node_configs: BTreeMap<u64, BTreeMap<String, String>>,
     /// Nodes that may join and have not yet.
     pub admitted: BTreeSet<u64>,
     /// Nodes that were taken out of the region; they come back only when admitted.
@@ -84,6 +87,8 @@ pub struct Image {
     pub next_producer_id: i64,
     /// Last catalogue version accepted from each region.
     pub catalogue_versions: BTreeMap<String, u64>,
+    /// Nodes of each region and where links to them are dialled, by its last catalogue.
+    pub remote_nodes: BTreeMap<String, Vec<CatalogueNode>>,
     /// What each region's last catalogue told of and could not be mirrored. Empty lists are not kept.
     pub conflicts: BTreeMap<String, Vec<Conflict>>,
 }

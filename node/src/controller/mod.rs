@@ -8,6 +8,7 @@ pub mod create;
 pub mod handle;
 pub mod image;
 pub mod moves;
+pub mod node_config;
 pub mod placement;
 mod saved;
 pub mod state;

@@ -141,6 +141,7 @@ pub(super) fn remove(image: &mut Image, id: u64, force: bool) -> Result<Answer, 
         return Err(invalid(format!("{}-{partition} would be left without a majority of its replicas", topic.name)));
     }
     image.nodes.remove(&id);
+    image.node_configs.remove(&id);
     image.draining.remove(&id);
     image.removed.insert(id);
     Ok(Answer::Done)
@@ -162,6 +163,13 @@ impl Topic {
     pub fn hosts(&self, partition: i32) -> BTreeSet<u64> {
         let under_way = self.moves.get(&partition).into_iter().flat_map(|under_way| &under_way.hosts);
         self.replicas(partition).into_iter().flatten().chain(under_way).copied().collect()
+    }
+
+    /// The replicas as Kafka lists them: while a partition moves, those to be, and behind them those that will go.
+    pub fn listed(&self, partition: i32) -> Vec<u64> {
+        let Some(under_way) = self.moves.get(&partition) else { return self.replicas(partition).cloned().unwrap_or_default() };
+        let going = under_way.hosts.iter().filter(|node| !under_way.target.contains(node));
+        under_way.target.iter().chain(going).copied().collect()
     }
 
     /// Those that form the partition's group where that has never happened; nobody once it has moved.

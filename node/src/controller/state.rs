@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::command::{Answer, Command, ConfigChange};
 use super::image::{Image, NodeRecord, Topic};
-use super::{moves, saved, topic_config, topic_name};
+use super::{moves, node_config, saved, topic_config, topic_name};
 
 /// Most partitions of one topic.
 pub const PARTITIONS_MAX: usize = 10_000;
@@ -89,6 +89,7 @@ impl State {
             Command::AdmitNode { id } => moves::admit(image, id),
             Command::DrainNode { id, drain } => moves::drain(image, id, drain),
             Command::RemoveNode { id, force } => moves::remove(image, id, force),
+            Command::AlterNodeConfigs { node, changes } => node_config::alter(image, node, changes),
             Command::MovePartitions { moves } => moves::start(image, moves),
             Command::FinishMove { topic, partition, target } => moves::finish(image, topic, partition, &target),
             Command::CreateTopic { name, id, replicas, configs } => create_topic(image, name, id, replicas, configs),
@@ -131,7 +132,7 @@ fn register_node(image: &mut Image, node: NodeRecord, joins: bool) -> Result<Ans
     }
     let stranger = joins && !image.nodes.contains_key(&node.id) && !image.admitted.contains(&node.id);
     if stranger || image.removed.contains(&node.id) {
-        return Err(invalid(format!("node {} is not admitted to the region: meridian node add {}", node.id, node.id)));
+        return Err(Answer::NotAdmitted);
     }
     image.admitted.remove(&node.id);
     image.nodes.insert(node.id, node);

@@ -1,9 +1,10 @@
 //! Commands and the images they make.
 
 use meridian_auth::acl::{Operation, Permission};
-use meridian_replication::catalogue::{Catalogue, CatalogueTopic};
+use meridian_replication::catalogue::{Catalogue, CatalogueNode, CatalogueTopic};
 use proptest::prelude::*;
 
+use super::super::node_config::SENDING_RATE;
 use super::*;
 
 const ALICE_HOST: &str = "10.0.0.1";
@@ -73,9 +74,13 @@ fn told(name: &str, id: u128) -> CatalogueTopic {
     }
 }
 
+fn remote(id: u64, link: &str) -> CatalogueNode {
+    CatalogueNode { id, link: link.into() }
+}
+
 fn catalogue(version: u64, topics: &[CatalogueTopic], acls: &[Binding]) -> Command {
     let replicas = topics.iter().map(|topic| (topic.id, vec![vec![1, 2, 3]; topic.partitions.clamp(0, 8) as usize])).collect();
-    let catalogue = Catalogue { version, topics: topics.to_vec(), acls: acls.to_vec() };
+    let catalogue = Catalogue { version, topics: topics.to_vec(), acls: acls.to_vec(), nodes: vec![remote(1, "n1.us.example:9200")] };
     Command::AcceptCatalogue { region: "us".into(), catalogue, replicas }
 }
 
@@ -241,7 +246,7 @@ fn a_name_clash_is_recorded_and_never_overwrites() {
 #[test]
 fn a_catalogue_without_a_placement_is_not_accepted() {
     let mut state = eu();
-    let catalogue = Catalogue { version: 1, topics: vec![told("clicks", 20)], acls: vec![] };
+    let catalogue = Catalogue { version: 1, topics: vec![told("clicks", 20)], acls: vec![], nodes: vec![] };
     let region = |region: &str| Command::AcceptCatalogue { region: region.into(), catalogue: catalogue.clone(), replicas: BTreeMap::new() };
     assert!(refused(next(&mut state, region("us"))).contains("placement"));
     assert!(state.image().catalogue_versions.is_empty());
@@ -306,7 +311,7 @@ fn a_mirror_that_grows_keeps_its_partitions_where_they_are() {
     next(&mut state, catalogue(1, &[told("clicks", 20)], &[]));
     let grown = CatalogueTopic { partitions: 2, ..told("clicks", 20) };
     let replicas = BTreeMap::from([(grown.id, vec![vec![3, 2, 1], vec![2, 3, 1]])]);
-    let catalogue = Catalogue { version: 2, topics: vec![grown], acls: vec![] };
+    let catalogue = Catalogue { version: 2, topics: vec![grown], acls: vec![], nodes: vec![] };
     assert_eq!(next(&mut state, Command::AcceptCatalogue { region: "us".into(), catalogue, replicas }), Answer::Done);
     assert_eq!(state.image().topics["clicks"].partitions, [[1, 2, 3], [2, 3, 1]]);
 }
@@ -335,6 +340,13 @@ fn any_command() -> impl Strategy<Value = Command> {
         name.clone().prop_map(|name| Command::CreateAcls { bindings: vec![read_topic(name)] }),
         name.prop_map(|name| Command::DeleteAcls { filters: vec![Filter { name: Some(name.into()), ..Filter::default() }] }),
         (0u32..9).prop_map(|count| Command::AllocateProducerIds { count }),
+        (0u64..5).prop_map(|id| Command::AdmitNode { id }),
+        (0u64..5, any::<bool>()).prop_map(|(id, drain)| Command::DrainNode { id, drain }),
+        (0u64..5, any::<bool>()).prop_map(|(id, force)| Command::RemoveNode { id, force }),
+        (0u64..5, any::<bool>()).prop_map(|(node, set)| {
+            let change = if set { ConfigChange::Set("7".into()) } else { ConfigChange::Reset };
+            Command::AlterNodeConfigs { node, changes: BTreeMap::from([(SENDING_RATE.into(), change)]) }
+        }),
         accepted,
     ]
 }
@@ -377,6 +389,22 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn of_the_nodes_that_a_region_tells_of_those_are_kept_that_can_be_dialled() {
+    let mut state = eu();
+    let nodes = vec![
+        remote(1, "n1.us.example:9200"),
+        remote(2, "0.0.0.0:9200"),
+        remote(3, "[::]:9200"),
+        remote(4, "nowhere"),
+        remote(5, "n5.us.example:0"),
+        remote(1, "n1.moved.example:9200"),
+    ];
+    let catalogue = Catalogue { version: 1, topics: vec![], acls: vec![], nodes };
+    assert_eq!(next(&mut state, Command::AcceptCatalogue { region: "us".into(), catalogue, replicas: BTreeMap::new() }), Answer::Done);
+    assert_eq!(state.image().remote_nodes["us"], [remote(1, "n1.moved.example:9200")]);
 }
 
 #[test]

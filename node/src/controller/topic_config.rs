@@ -43,6 +43,8 @@ enum Accepts {
     Home,
     /// Names of other regions, each once.
     Regions,
+    /// `PARTITION:NODE,…`, or `*` for all.
+    Replicas,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -80,6 +82,20 @@ const DEFINITIONS: &[Definition] = &[
         Kind::String,
         Accepts::OneOf(&["producer"]),
         "Batches keep the producer's codec: they are stored and mirrored byte for byte.",
+    ),
+    definition(
+        "follower.replication.throttled.replicas",
+        "",
+        Kind::List,
+        Accepts::Replicas,
+        "Kept for Kafka's tools. Every replica that catches up is sent to no faster than leader.replication.throttled.rate, listed or not.",
+    ),
+    definition(
+        "leader.replication.throttled.replicas",
+        "",
+        Kind::List,
+        Accepts::Replicas,
+        "Kept for Kafka's tools. Every replica that catches up is sent to no faster than leader.replication.throttled.rate, listed or not.",
     ),
     definition(
         "max.message.bytes",
@@ -145,6 +161,11 @@ pub fn find(name: &str) -> Result<&'static Definition, TopicConfigError> {
     })
 }
 
+/// Does it only say which replicas Kafka's tools mean to throttle?
+pub fn is_mark_of_tools(name: &str) -> bool {
+    find(name).is_ok_and(|definition| definition.accepts == Accepts::Replicas)
+}
+
 /// The value in force: what was set, else the default. None for an unknown name.
 pub fn value<'a>(configs: &'a BTreeMap<String, String>, name: &str) -> Option<&'a str> {
     let definition = find(name).ok()?;
@@ -165,6 +186,8 @@ pub fn check(home: &str, name: &str, value: &str) -> Result<(), TopicConfigError
         Accepts::Home if value == home => Ok(()),
         Accepts::Home => Err(TopicConfigError::Home { region: home.to_string(), value: value.to_string() }),
         Accepts::Regions => parse_mirrors(home, value).map(|_| ()),
+        Accepts::Replicas if value == "*" || parts(value).all(is_replica) => Ok(()),
+        Accepts::Replicas => wrong("* or a list of PARTITION:NODE, separated by commas".to_string()),
     }
 }
 
@@ -178,6 +201,10 @@ fn list<'a>(configs: &'a BTreeMap<String, String>, name: &str) -> Result<Vec<&'a
 
 fn parts(list: &str) -> impl Iterator<Item = &str> {
     list.split(',').map(str::trim).filter(|part| !part.is_empty())
+}
+
+fn is_replica(text: &str) -> bool {
+    text.split_once(':').is_some_and(|(partition, node)| partition.parse::<u32>().is_ok() && node.parse::<u32>().is_ok())
 }
 
 /// The list config of that name with `values` added, each once.
@@ -266,11 +293,15 @@ mod tests {
             ("cleanup.policy", "compact"),
             ("compression.type", "zstd"),
             ("message.timestamp.type", "LogAppendTime"),
+            ("leader.replication.throttled.replicas", "0:1,x:2"),
         ];
         for (name, value) in refused {
             assert!(matches!(check("eu", name, value), Err(TopicConfigError::Value { .. })), "{name}={value}");
         }
         assert_eq!(check("eu", "retention.ms", "-1"), Ok(()));
+        for value in ["", "*", "0:1,12:3"] {
+            assert_eq!(check("eu", "follower.replication.throttled.replicas", value), Ok(()), "{value}");
+        }
     }
 
     #[test]

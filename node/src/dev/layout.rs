@@ -151,7 +151,8 @@ impl Place {
         format!("{}/{}", self.region, self.node)
     }
 
-    /// The text of its configuration file. `remote` says at which address to dial each node of another region.
+    /// The text of its configuration file. `remote` says at which address to dial each node of another region; where those are relays,
+    /// no other address leads there.
     pub fn config_text(&self, places: &[Place], remote: impl Fn(&Place) -> SocketAddr) -> String {
         let peers: Vec<String> = places
             .iter()
@@ -162,6 +163,7 @@ impl Place {
         for place in places.iter().filter(|place| place.region != self.region) {
             regions.entry(&place.region).or_default().push(format!("\"{}\"", remote(place)));
         }
+        let direct = places.iter().all(|place| place.region == self.region || remote(place) == place.link());
         let regions: Vec<String> = regions.iter().map(|(region, addresses)| format!("{region} = [{}]", addresses.join(", "))).collect();
         format!(
             r#"# Node {node} of region {region} of a development mesh. Written anew at each start of `meridian dev`.
@@ -182,6 +184,7 @@ nodes = {{ {peers} }}
 [link]
 listen = "{link}"
 regions = {{ {regions} }}
+discover = {direct}
 
 [admin]
 listen = "{admin}"

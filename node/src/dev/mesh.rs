@@ -222,7 +222,8 @@ impl Mesh {
             tokio::select! {
                 event = events.recv() => {
                     let Some((number, event)) = event else { return Ok(()) };
-                    ready[number] = matches!(event, Event::Ready { .. });
+                    // Who is not of its region any more is not waited for.
+                    ready[number] = matches!(event, Event::Ready { .. } | Event::TakenOut { .. });
                     self.happened(number, event)?;
                     if !self.ready && ready.iter().all(|ready| *ready) {
                         self.ready = true;
@@ -242,6 +243,13 @@ impl Mesh {
         let name = self.places[number].name();
         let pid = match event {
             Event::Started { pid } | Event::Ready { pid } => Some(pid),
+            Event::TakenOut { pid } => {
+                let Place { region, node, .. } = &self.places[number];
+                eprintln!(
+                    "meridian: node {name} was taken out of its region; it comes back after: meridian node add {node} --region {region}"
+                );
+                Some(pid)
+            }
             Event::Died { status } => {
                 eprintln!("meridian: node {name} ended {}; starting it again", ending(status));
                 None

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::layout::Place;
+use crate::membership::entry::REMOVED_FILE;
 use crate::serve::READY_FILE;
 
 pub const LOG_FILE: &str = "node.log";
@@ -24,6 +25,7 @@ const RESTART_AFTER: Duration = Duration::from_secs(1);
 /// How long a node may take to hand over and stop.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 const READY_AGAIN: Duration = Duration::from_millis(10);
+const OUT_AGAIN: Duration = Duration::from_millis(100);
 
 /// What happens to a node.
 #[derive(Debug)]
@@ -33,6 +35,10 @@ pub enum Event {
     },
     /// This process serves its region.
     Ready {
+        pid: u32,
+    },
+    /// The region has taken this node out: the process waits to be let in again.
+    TakenOut {
         pid: u32,
     },
     Died {
@@ -99,9 +105,17 @@ impl Supervisor {
         }
     }
 
-    /// Tells when the node is ready; resolves when it dies.
+    /// Tells when the node is ready, or out of its region; resolves when it dies.
     async fn attend(&self, number: usize, place: &Place, child: &mut Child, pid: u32) -> io::Result<ExitStatus> {
         let data = place.data();
+        tokio::select! {
+            status = child.wait() => return status,
+            () = until_taken_out(&data) => self.tell(number, Event::TakenOut { pid }).await,
+            () = until_ready(&data, pid) => {
+                self.tell(number, Event::Ready { pid }).await;
+                return child.wait().await;
+            }
+        }
         tokio::select! {
             status = child.wait() => return status,
             () = until_ready(&data, pid) => self.tell(number, Event::Ready { pid }).await,
@@ -129,6 +143,14 @@ async fn until_ready(data: &Path, pid: u32) {
             return;
         }
         tokio::time::sleep(READY_AGAIN).await;
+    }
+}
+
+/// The node says so in its data folder, and takes it back when it is let in.
+async fn until_taken_out(data: &Path) {
+    let path = data.join(REMOVED_FILE);
+    while !path.exists() {
+        tokio::time::sleep(OUT_AGAIN).await;
     }
 }
 

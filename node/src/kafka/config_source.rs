@@ -2,10 +2,12 @@
 
 use crate::controller::create::{PARTITIONS_DEFAULT, REPLICAS_DEFAULT};
 use crate::controller::image::{Image, Topic};
+use crate::controller::node_config;
 use crate::controller::topic_config::{self, HOME, Kind};
 
-/// Sources (Kafka's `DescribeConfigsResponse.ConfigSource`): set on the topic, set in the node's configuration file, never set.
+/// Sources (Kafka's `DescribeConfigsResponse.ConfigSource`): set on the topic, set on the node while it runs, set in the node's configuration file, never set.
 pub const TOPIC: i8 = 1;
+pub const DYNAMIC_BROKER: i8 = 2;
 pub const STATIC_BROKER: i8 = 4;
 pub const DEFAULT: i8 = 5;
 
@@ -58,7 +60,7 @@ fn node_name(topics: &'static str) -> &'static str {
     }
 }
 
-/// What a node tells of itself under Kafka's names. None of it changes without the node's file and a restart.
+/// What a node tells of itself under Kafka's names. Only what [`node_config`] has, and was set, changes without the node's file and a restart.
 pub fn of_node(image: &Image, node_id: u64) -> Vec<InForce> {
     let record = image.nodes.get(&node_id);
     let fixed = |name, value: Option<String>, kind, doc, source| InForce {
@@ -118,7 +120,13 @@ pub fn of_node(image: &Image, node_id: u64) -> Vec<InForce> {
             DEFAULT,
         ),
     ];
-    let mut all: Vec<InForce> = own.into_iter().chain(defaults.into_iter().flatten()).collect();
+    let set = image.node_configs.get(&node_id);
+    let dynamic = node_config::definitions().iter().filter_map(|definition| {
+        let value = set?.get(definition.name)?.clone();
+        let in_force = fixed(definition.name, Some(value), definition.kind, definition.doc, DYNAMIC_BROKER);
+        Some(InForce { read_only: false, ..in_force })
+    });
+    let mut all: Vec<InForce> = own.into_iter().chain(defaults.into_iter().flatten()).chain(dynamic).collect();
     all.sort_by_key(|config| config.name);
     all
 }

@@ -75,7 +75,7 @@ impl Running {
                 join: false,
                 catch_up_bytes_per_s: 1 << 20,
             },
-            link: Link { listen: free_address(), regions: BTreeMap::new() },
+            link: Link { listen: free_address(), advertised: None, regions: BTreeMap::new(), discover: true },
             admin: Admin { listen: free_address() },
             tls: Tls { ca: path.join("ca.pem"), certificate: path.join("node.pem"), key: path.join("node.key") },
             authentication: Authentication {

@@ -114,7 +114,7 @@ async fn a_rule_about_a_mirror_is_refused_and_its_home_named() {
     let broker = region.broker();
     let id = Uuid::from_u128(40);
     let topic = CatalogueTopic { name: "orders".into(), id, partitions: 1, configs: [("mesh.mirrors".into(), "us".into())].into() };
-    let catalogue = Catalogue { version: 1, topics: vec![topic], acls: vec![] };
+    let catalogue = Catalogue { version: 1, topics: vec![topic], acls: vec![], nodes: vec![] };
     let told = Command::AcceptCatalogue { region: "eu".into(), catalogue, replicas: [(id, vec![vec![1]])].into() };
     assert_eq!(broker.controller.submit(told).await.expect("committed"), Answer::Done);
     let results = create(broker, vec![rule(LITERAL, "orders", "User:alice"), rule(LITERAL, "flights", "User:alice")]).await;

@@ -72,7 +72,7 @@ impl Running {
                 join: false,
                 catch_up_bytes_per_s: 1 << 20,
             },
-            link: Link { listen: free_address(), regions: BTreeMap::new() },
+            link: Link { listen: free_address(), advertised: None, regions: BTreeMap::new(), discover: true },
             admin: Admin { listen: free_address() },
             tls: Tls { ca: path.join(CA_FILE), certificate: path.join(NODE_CERTIFICATE_FILE), key: path.join(NODE_KEY_FILE) },
             authentication: Authentication {

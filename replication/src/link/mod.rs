@@ -1,11 +1,13 @@
 //! Links: authenticated QUIC sessions between the nodes of two regions, carrying catalogues, heartbeats and mirror streams.
 //!
-//! The target dials: every node connects to every node of every other region ([`session`]), and each accepts from all ([`service`]). A mirror
+//! The target dials: every node connects to every node of every other region ([`dialling`], [`session`]), and each accepts from all
+//! ([`service`]). A mirror
 //! runs from the node that leads a partition at home to the node that leads its copy; which node that is, heartbeats tell.
 //!
 //! What does not live here: which topics are mirrored and who may have them (`catalogue::Metadata`), and the logs (`meridian_raft`).
 
 mod congestion;
+mod dialling;
 pub(crate) mod frame;
 mod pulse;
 mod service;
@@ -15,7 +17,7 @@ mod transport;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,6 +33,7 @@ use uuid::Uuid;
 use crate::catalogue::Metadata;
 use crate::heartbeat::Freshness;
 use crate::mirror::target;
+use dialling::Dials;
 use pulse::Tick;
 use session::{Session, close};
 
@@ -38,9 +41,6 @@ use session::{Session, close};
 const BUFFER_KIB: usize = 256 << 10;
 /// How often new replicas of mirrored partitions are looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// Between two attempts to dial a node, doubling from the first to the last, with jitter.
-const DIAL_AGAIN_MIN: Duration = Duration::from_millis(50);
-const DIAL_AGAIN_MAX: Duration = Duration::from_secs(1);
 /// Time for the peers to learn that this node stops.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -51,8 +51,10 @@ pub struct LinkConfig {
     pub region: String,
     pub node_id: u64,
     pub listen: SocketAddr,
-    /// Every link address (`host:port`) of every other region.
+    /// Link addresses (`host:port`) of every other region, as far as known. No other region is linked.
     pub remote: BTreeMap<String, Vec<String>>,
+    /// Dial the nodes that these regions tell of, too.
+    pub discover: bool,
     /// PEM of the mesh's CA, of this node's certificate chain and of its key.
     pub ca_pem: Vec<u8>,
     pub certificate_pem: Vec<u8>,
@@ -126,7 +128,7 @@ pub(crate) struct Inner {
     pub(crate) mirrors: Mutex<BTreeMap<GroupId, Mirrored>>,
     sessions: Mutex<BTreeMap<u64, Arc<Session>>>,
     session_ids: AtomicU64,
-    dials: Vec<Dial>,
+    dials: Dials,
     buffers: Arc<Semaphore>,
     tasks: Mutex<JoinSet<()>>,
 }
@@ -143,23 +145,6 @@ pub(crate) struct Mirrored {
     task: AbortHandle,
 }
 
-/// One remote address, dialled for ever.
-#[derive(Debug)]
-struct Dial {
-    region: String,
-    address: String,
-    state: Mutex<DialState>,
-}
-
-#[derive(Debug, Default)]
-struct DialState {
-    session: Option<Arc<Session>>,
-    error: Option<String>,
-    /// Of sessions that ended.
-    bytes_received: u64,
-    bytes_sent: u64,
-}
-
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -168,13 +153,6 @@ impl Links {
     /// Listens, dials every remote address, and keeps dialling.
     pub async fn start(config: LinkConfig, raft: Node, metadata: Arc<dyn Metadata>, env: Env) -> Result<Links, LinkError> {
         let endpoint = transport::endpoint(config.listen, &tls::load(&config)?)?;
-        let address = |(region, addresses): (&String, &Vec<String>)| {
-            let region = region.clone();
-            let dial = move |address: &String| Dial { region: region.clone(), address: address.clone(), state: Mutex::default() };
-            addresses.iter().map(dial).collect::<Vec<_>>()
-        };
-        // A region does not link to itself, whatever the configuration says.
-        let dials = config.remote.iter().filter(|(region, _)| **region != config.region).flat_map(address).collect();
         let inner = Arc::new(Inner {
             config,
             raft,
@@ -186,16 +164,14 @@ impl Links {
             mirrors: Mutex::default(),
             sessions: Mutex::default(),
             session_ids: AtomicU64::new(1),
-            dials,
+            dials: Dials::default(),
             buffers: Arc::new(Semaphore::new(BUFFER_KIB)),
             tasks: Mutex::default(),
         });
         inner.spawn(service::accept(inner.clone()));
         inner.spawn(pulse::beat(inner.clone()));
         inner.spawn(follow_mirrors(inner.clone()));
-        for dial in 0..inner.dials.len() {
-            inner.spawn(keep_dialling(inner.clone(), dial));
-        }
+        inner.spawn(dialling::dial_all(inner.clone()));
         Ok(Links { inner })
     }
 
@@ -214,7 +190,7 @@ impl Links {
 
     /// Every remote address that this node dials.
     pub fn peers(&self) -> Vec<PeerStatus> {
-        self.inner.dials.iter().map(Dial::status).collect()
+        self.inner.dials.status()
     }
 
     /// Closes every connection. Idempotent.
@@ -304,74 +280,6 @@ impl Inner {
             error: mirror.error.clone(),
             skipped_records: mirror.skipped_records,
         }
-    }
-}
-
-impl Dial {
-    fn status(&self) -> PeerStatus {
-        let state = lock(&self.state);
-        let stats = state.session.as_ref().map(|session| (session.control.stats(), session.bulk.stats()));
-        let live = stats
-            .as_ref()
-            .map_or((0, 0), |(control, bulk)| (control.udp_rx.bytes + bulk.udp_rx.bytes, control.udp_tx.bytes + bulk.udp_tx.bytes));
-        PeerStatus {
-            region: self.region.clone(),
-            address: self.address.clone(),
-            connected: state.session.is_some(),
-            rtt_us: stats.map(|(control, _)| u64::try_from(control.path.rtt.as_micros()).unwrap_or(u64::MAX)),
-            bytes_received: state.bytes_received + live.0,
-            bytes_sent: state.bytes_sent + live.1,
-            error: state.error.clone(),
-        }
-    }
-
-    fn connected(&self, session: &Arc<Session>) {
-        let mut state = lock(&self.state);
-        state.session = Some(session.clone());
-        state.error = None;
-    }
-
-    fn failed(&self, error: &session::SessionError) {
-        let mut state = lock(&self.state);
-        if let Some(session) = state.session.take() {
-            let (control, bulk) = (session.control.stats(), session.bulk.stats());
-            state.bytes_received += control.udp_rx.bytes + bulk.udp_rx.bytes;
-            state.bytes_sent += control.udp_tx.bytes + bulk.udp_tx.bytes;
-        }
-        let error = error.to_string();
-        if state.error.as_ref() != Some(&error) {
-            tracing::info!(region = %self.region, address = %self.address, %error, "a link is down");
-            state.error = Some(error);
-        }
-    }
-}
-
-/// Keeps one session to one address alive.
-async fn keep_dialling(inner: Arc<Inner>, dial: usize) {
-    let Some(dial) = inner.dials.get(dial) else { return };
-    let mut pause = DIAL_AGAIN_MIN;
-    loop {
-        let id = inner.session_ids.fetch_add(1, Ordering::Relaxed);
-        let error = match Session::dial(&inner, id, &dial.region, &dial.address).await {
-            Ok(session) => {
-                let session = Arc::new(session);
-                tracing::info!(region = %dial.region, address = %dial.address, "a link is up");
-                dial.connected(&session);
-                lock(&inner.sessions).insert(id, session.clone());
-                let error = session.run(&inner).await;
-                if session.is_heard() {
-                    pause = DIAL_AGAIN_MIN;
-                }
-                lock(&inner.sessions).remove(&id);
-                inner.claims_changed();
-                error
-            }
-            Err(error) => error,
-        };
-        dial.failed(&error);
-        let jitter = 0.5 + (inner.env.random.next_u64() % 1024) as f64 / 2048.0;
-        tokio::time::sleep(pause.mul_f64(jitter)).await;
-        pause = (pause * 2).min(DIAL_AGAIN_MAX);
     }
 }
 

@@ -151,7 +151,7 @@ fn news(told: &mut Option<Catalogue>, now: Catalogue) -> Option<Frame> {
     let version = now.version;
     match told {
         Some(told) if told.version == version => None,
-        Some(told) if told.topics == now.topics && told.acls == now.acls => {
+        Some(told) if told.repeats(&now) => {
             told.version = version;
             Some(Frame::CatalogueUnchanged { version })
         }

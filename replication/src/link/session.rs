@@ -58,6 +58,8 @@ pub(crate) enum SessionError {
     Identity(#[from] tls::IdentityError),
     #[error("both connections must reach the same node")]
     Mixed,
+    #[error("node {found} answers where node {expected} was told to be")]
+    Stranger { found: u64, expected: u64 },
     #[error("no heartbeat for {SILENCE_MAX:?}")]
     Silent,
     #[error("the peer ended the control stream")]
@@ -88,6 +90,8 @@ pub(crate) enum MirrorEvent {
 pub(crate) struct Session {
     pub id: u64,
     pub region: String,
+    /// Whose certificate both connections showed.
+    pub node: u64,
     pub control: Connection,
     pub bulk: Connection,
     streams: Vec<OnceCell<MirrorStream>>,
@@ -130,8 +134,8 @@ impl Drop for OpenMirror {
 }
 
 impl Session {
-    /// Connects to a node of `region` at `address`.
-    pub async fn dial(inner: &Arc<Inner>, id: u64, region: &str, address: &str) -> Result<Session, SessionError> {
+    /// Connects to a node of `region` at `address`: to that one, where one is named.
+    pub async fn dial(inner: &Arc<Inner>, id: u64, region: &str, node: Option<u64>, address: &str) -> Result<Session, SessionError> {
         let dialled = async {
             let control = connect(inner, region, address).await?;
             let bulk = connect(inner, region, address).await?;
@@ -142,9 +146,16 @@ impl Session {
         if control_peer != bulk_peer {
             return Err(SessionError::Mixed);
         }
+        let found = control_peer.node;
+        if let Some(expected) = node.filter(|expected| *expected != found) {
+            control.close(VarInt::from_u32(close::IDENTITY), b"another node was expected here");
+            bulk.close(VarInt::from_u32(close::IDENTITY), b"another node was expected here");
+            return Err(SessionError::Stranger { found, expected });
+        }
         Ok(Session {
             id,
             region: region.to_owned(),
+            node: found,
             control,
             bulk,
             streams: (0..MIRROR_STREAMS).map(|_| OnceCell::new()).collect(),

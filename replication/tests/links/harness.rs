@@ -14,7 +14,7 @@ use meridian_raft::env::Env;
 use meridian_raft::node::{Node, NodeConfig, Timing};
 use meridian_raft::partition::{Partition, PartitionSettings, PartitionSpec, Rolling, StoredBatch};
 use meridian_raft::{GroupId, NodeId};
-use meridian_replication::catalogue::{Catalogue, CatalogueTopic, Metadata};
+use meridian_replication::catalogue::{Catalogue, CatalogueNode, CatalogueTopic, Metadata};
 use meridian_replication::link::{LinkConfig, Links, MirrorStatus};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use tokio::sync::watch;
@@ -62,6 +62,8 @@ pub struct MemoryMetadata {
     pub partitions: i32,
     refused: Mutex<BTreeSet<String>>,
     pub accepted: Mutex<Vec<(String, Catalogue)>>,
+    /// Nodes of the own region that others are told of.
+    told: Mutex<Vec<CatalogueNode>>,
     version: watch::Sender<u64>,
 }
 
@@ -73,8 +75,15 @@ impl MemoryMetadata {
             partitions,
             refused: Mutex::default(),
             accepted: Mutex::default(),
+            told: Mutex::default(),
             version: watch::Sender::new(1),
         })
+    }
+
+    /// Other regions are told of these nodes from now on.
+    pub fn tell(&self, nodes: Vec<CatalogueNode>) {
+        *self.told.lock().expect("no panic") = nodes;
+        self.version.send_modify(|version| *version += 1);
     }
 
     /// Allows or refuses the topic to a region from now on.
@@ -94,7 +103,7 @@ impl Metadata for MemoryMetadata {
     fn catalogue_for(&self, region: &str) -> Catalogue {
         let topic = CatalogueTopic { name: "flights".to_owned(), id: TOPIC, partitions: self.partitions, configs: BTreeMap::new() };
         let topics = if self.may_send(TOPIC, region) { vec![topic] } else { Vec::new() };
-        Catalogue { version: *self.version.borrow(), topics, acls: Vec::new() }
+        Catalogue { version: *self.version.borrow(), topics, acls: Vec::new(), nodes: self.told.lock().expect("no panic").clone() }
     }
     fn watch_changes(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
@@ -104,6 +113,10 @@ impl Metadata for MemoryMetadata {
     }
     fn mirrored_from(&self, region: &str) -> Vec<(Uuid, i32)> {
         if region == self.home && region != self.region { vec![(TOPIC, self.partitions)] } else { Vec::new() }
+    }
+    fn nodes_of(&self, region: &str) -> Vec<CatalogueNode> {
+        let accepted = self.accepted.lock().expect("no panic");
+        accepted.iter().rev().find(|(of, _)| of == region).map(|(_, catalogue)| catalogue.nodes.clone()).unwrap_or_default()
     }
     fn accept(&self, region: &str, catalogue: Catalogue) {
         self.accepted.lock().expect("no panic").push((region.to_owned(), catalogue));
@@ -246,6 +259,7 @@ impl Mesh {
             node_id: node,
             listen: region.listen[&node],
             remote: BTreeMap::from([(other.name.clone(), addresses)]),
+            discover: true,
             ca_pem: authority.root_pem.clone().into(),
             certificate_pem: identity.certificate_pem.into(),
             key_pem: identity.key_pem.into(),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use harness::{Authority, Mesh, until};
 use meridian_raft::batch::BatchHeader;
 use meridian_raft::partition::StoredBatch;
+use meridian_replication::catalogue::{CatalogueNode, Metadata};
 use meridian_replication::link::{Links, MirrorStatus};
 use stranger::{Stranger, reason};
 use tokio::time::Instant;
@@ -70,6 +71,49 @@ async fn a_link_cut_for_longer_than_its_patience_is_dialled_anew_and_resumes() {
     mesh.home.append(10..20).await;
     mesh.path.cut(false);
     both_hold_the_same(&mesh, 40).await;
+    mesh.stop().await;
+}
+
+/// Waits until the mirror's node has these peers: address, and whether it is connected.
+async fn dialled(mesh: &Mesh, expected: &[(String, bool)]) {
+    let links = mesh.mirror.members[&1].links.clone().expect("links");
+    let told = || links.peers().iter().map(|peer| (peer.address.clone(), peer.connected)).collect::<std::collections::BTreeSet<_>>();
+    let expected = expected.iter().cloned().collect();
+    until(&format!("{expected:?} to be dialled"), || told() == expected).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_its_region_tells_of_is_dialled_there_while_no_configured_address_leads_to_it() {
+    let mesh = Mesh::start(1).await;
+    mesh.home.append(0..10).await;
+    both_hold_the_same(&mesh, 20).await;
+    let (configured, told) = (mesh.home.dialled[&1].to_string(), mesh.home.listen[&1].to_string());
+    mesh.home.metadata.tell(vec![CatalogueNode { id: 1, link: told.clone() }]);
+    until("the mirror to be told", || !mesh.mirror.metadata.nodes_of("us").is_empty()).await;
+    mesh.path.cut(true);
+    dialled(&mesh, &[(configured.clone(), false), (told, true)]).await;
+    mesh.home.append(10..20).await;
+    both_hold_the_same(&mesh, 40).await;
+    mesh.path.cut(false);
+    dialled(&mesh, &[(configured, true)]).await;
+    mesh.home.append(20..30).await;
+    both_hold_the_same(&mesh, 60).await;
+    mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_answers_where_another_node_was_told_to_be_is_no_link() {
+    let mesh = Mesh::start(1).await;
+    let told = mesh.home.listen[&1].to_string();
+    mesh.home.metadata.tell(vec![CatalogueNode { id: 7, link: told.clone() }]);
+    let links = mesh.mirror.members[&1].links.clone().expect("links");
+    let refused = |peer: &meridian_replication::link::PeerStatus| {
+        peer.address == told && !peer.connected && peer.error.as_deref() == Some("node 1 answers where node 7 was told to be")
+    };
+    until("the stranger to be refused", || links.peers().iter().any(refused)).await;
+    // Told of no more: given up.
+    mesh.home.metadata.tell(Vec::new());
+    dialled(&mesh, &[(mesh.home.dialled[&1].to_string(), true)]).await;
     mesh.stop().await;
 }
 

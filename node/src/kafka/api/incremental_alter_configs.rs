@@ -1,4 +1,5 @@
-//! IncrementalAlterConfigs: sets, resets, and adds to or takes from lists, of topics homed here. A topic's changes are made whole or not at all.
+//! IncrementalAlterConfigs: sets, resets, and adds to or takes from lists, of topics homed here, and of this node what changes
+//! while it runs. The changes of one resource are made whole or not at all.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +9,8 @@ use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsRe
 use kafka_protocol::messages::{IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse};
 use meridian_auth::acl::Operation;
 
-use crate::controller::command::ConfigChange;
+use crate::controller::command::{Command, ConfigChange};
+use crate::controller::{node_config, topic_config};
 use crate::kafka::config_resource::{Resource, authorized};
 use crate::kafka::refusal::{Refusal, of_answer};
 use crate::kafka::shape::{Field, Shape, always};
@@ -57,11 +59,34 @@ async fn alter(broker: &Broker, session: &Session, resource: &AlterConfigsResour
     match authorized(broker, session, Operation::AlterConfigs, resource.resource_type, &resource.resource_name)? {
         Resource::Topic(name) => {
             let changes = changes(&resource.configs)?;
+            if is_kept_for_tools_only(broker, &name, &changes) {
+                return Ok(());
+            }
             let answer = broker.controller.alter_topic(&name, changes, false, validate_only).await?;
             of_answer(answer, ResponseError::InvalidConfig).map(|_| ())
         }
-        Resource::Node | Resource::EveryNode => Err(Refusal::invalid("a node's configs are those of its file")),
+        Resource::Node => alter_node(broker, changes(&resource.configs)?, validate_only).await,
+        Resource::EveryNode => Err(Refusal::invalid("configs that all nodes share are those of their files; name one node")),
     }
+}
+
+async fn alter_node(broker: &Broker, changes: BTreeMap<String, ConfigChange>, validate_only: bool) -> Result<(), Refusal> {
+    let image = broker.controller.image();
+    let held = image.node_configs.get(&broker.node_id).cloned().unwrap_or_default();
+    let wanted = node_config::altered(&held, changes.clone()).map_err(|message| Refusal::new(ResponseError::InvalidConfig, message))?;
+    // Kafka's tools clear throttles wherever they have been, set or not.
+    if validate_only || wanted == held {
+        return Ok(());
+    }
+    let answer = broker.controller.submit(Command::AlterNodeConfigs { node: broker.node_id, changes }).await?;
+    of_answer(answer, ResponseError::InvalidConfig).map(|_| ())
+}
+
+/// Kafka's tools mark the replicas of each topic that they move, and the mirrors of a topic move in their own region, where it has no configs.
+fn is_kept_for_tools_only(broker: &Broker, topic: &str, changes: &BTreeMap<String, ConfigChange>) -> bool {
+    let image = broker.controller.image();
+    let is_mirror = image.topics.get(topic).is_some_and(|topic| topic.home != image.region);
+    is_mirror && !changes.is_empty() && changes.keys().all(|name| topic_config::is_mark_of_tools(name))
 }
 
 fn changes(configs: &[AlterableConfig]) -> Result<BTreeMap<String, ConfigChange>, Refusal> {

@@ -50,7 +50,7 @@ fn ongoing(topic: &Topic, partition: i32, under_way: &Move) -> OngoingPartitionR
     let held: BTreeSet<u64> = topic.replicas(partition).into_iter().flatten().copied().collect();
     let adding = under_way.target.iter().filter(|node| !held.contains(node));
     let removing: Vec<u64> = under_way.hosts.iter().filter(|node| !under_way.target.contains(node)).copied().collect();
-    let replicas = under_way.target.iter().chain(&removing).map(|node| node_id(*node));
+    let replicas = topic.listed(partition).into_iter().map(node_id);
     OngoingPartitionReassignment::default()
         .with_partition_index(partition)
         .with_replicas(replicas.collect())

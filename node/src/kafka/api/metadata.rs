@@ -135,7 +135,7 @@ impl View<'_> {
 
     fn topic(&self, topic: &Arc<Topic>) -> MetadataResponseTopic {
         let operations = if self.operations && self.version >= 8 { topic_operations(self.asker, &topic.name) } else { OPERATIONS_UNASKED };
-        let partitions = (0i32..).zip(&topic.partitions).map(|(partition, replicas)| self.partition(topic, partition, replicas));
+        let partitions = (0i32..).zip(&topic.partitions).map(|(partition, _)| self.partition(topic, partition));
         MetadataResponseTopic::default()
             .with_name(Some(StrBytes::from_string(topic.name.clone()).into()))
             .with_topic_id(if self.version >= 10 { topic.id } else { Uuid::nil() })
@@ -144,7 +144,8 @@ impl View<'_> {
             .with_topic_authorized_operations(operations)
     }
 
-    fn partition(&self, topic: &Topic, partition: i32, replicas: &[u64]) -> MetadataResponsePartition {
+    fn partition(&self, topic: &Topic, partition: i32) -> MetadataResponsePartition {
+        let replicas = &topic.listed(partition);
         let group = leaders::group(topic, partition);
         let leader = self.broker.raft.leader_of(group);
         let leader = leader.filter(|(leader, _)| self.live.contains(leader) && self.broker.raft.reaches(*leader));

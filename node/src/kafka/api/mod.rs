@@ -19,6 +19,7 @@ pub mod describe_acls;
 pub mod describe_cluster;
 pub mod describe_configs;
 pub mod describe_groups;
+pub mod describe_log_dirs;
 pub mod elect_leaders;
 pub mod fetch;
 pub mod find_coordinator;
@@ -155,6 +156,7 @@ apis! {
         alter_partition_reassignments: AlterPartitionReassignmentsRequest = 45, 0..=1, 0;
         list_partition_reassignments: ListPartitionReassignmentsRequest = 46, 0..=0, 0;
         incremental_alter_configs: IncrementalAlterConfigsRequest = 44, 0..=1, 1;
+        describe_log_dirs: DescribeLogDirsRequest = 35, 1..=4, 2;
         describe_cluster: DescribeClusterRequest = 60, 0..=2, 0;
         find_coordinator: FindCoordinatorRequest = 10, 0..=6, 3;
         join_group: JoinGroupRequest = 11, 0..=9, 6;
