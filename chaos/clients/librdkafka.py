@@ -2,6 +2,7 @@
 """A workload on librdkafka (confluent-kafka), a client nobody here wrote: produces, reads back, and writes down what it was told.
 
     librdkafka.py leaders  --bootstrap B --ca F --token F --topic T            {"0": 2, "1": 3, …} on stdout
+    librdkafka.py elect    …                                                   preferred leaders for all partitions; {"elected": N, "errors": […]}
     librdkafka.py produce  … --history F --rate R [--producer NAME]            until its standard input ends; a summary on stdout
                                                                                each line of its input: how long was waited since the last one
     librdkafka.py read     … --region NAME --history F [--reader NAME]         everything, from the first offset to the end
@@ -22,7 +23,7 @@ import sys
 import threading
 import time
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, ElectionType, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 # What librdkafka itself cannot say for certain: the record may or may not be there.
@@ -65,6 +66,17 @@ def partitions(client, topic):
 
 def leaders(arguments):
     print(json.dumps(partitions(AdminClient(settings(arguments)), arguments.topic)))
+
+
+def elect(arguments):
+    admin = AdminClient(settings(arguments))
+    wanted = [TopicPartition(arguments.topic, number) for number in partitions(admin, arguments.topic)]
+    # Its timeouts cannot be set: the package's binding refuses every one.
+    told = admin.elect_leaders(ElectionType.PREFERRED, wanted).result()
+    reasons = {place.partition: error.args[0] if isinstance(error, KafkaException) else error for place, error in told.items()}
+    needed = {number: error for number, error in reasons.items() if error is None or error.code() != KafkaError.ELECTION_NOT_NEEDED}
+    errors = [f"{number}: {error}" for number, error in needed.items() if error is not None]
+    print(json.dumps({"elected": len(needed) - len(errors), "errors": errors}))
 
 
 def produce(arguments):
@@ -271,7 +283,7 @@ def watch(arguments):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["leaders", "produce", "read", "load", "digest", "resume", "connect", "watch"])
+    parser.add_argument("command", choices=["leaders", "elect", "produce", "read", "load", "digest", "resume", "connect", "watch"])
     for name in ["bootstrap", "ca", "token", "topic"]:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--history")
@@ -284,7 +296,7 @@ def main():
     parser.add_argument("--group")
     parser.add_argument("--count", type=int, default=0)
     arguments = parser.parse_args()
-    commands = {"leaders": leaders, "produce": produce, "read": read, "load": load, "digest": digest, "resume": resume,
+    commands = {"leaders": leaders, "elect": elect, "produce": produce, "read": read, "load": load, "digest": digest, "resume": resume,
                 "connect": connect, "watch": watch}
     commands[arguments.command](arguments)
 

@@ -60,6 +60,11 @@ impl Client {
         told(answer(self.command("leaders", mesh, region, topic)?, "the client's metadata").await?)
     }
 
+    /// Has every partition led by its preferred replica (ElectLeaders).
+    pub async fn elect(&self, mesh: &Mesh, region: &str, topic: &str) -> Result<Elected, ScenarioError> {
+        told(answer(self.command("elect", mesh, region, topic)?, "librdkafka").await?)
+    }
+
     /// Sends a file, one record a line.
     pub async fn load(&self, mesh: &Mesh, region: &str, topic: &str, file: &Path) -> Result<Loaded, ScenarioError> {
         let mut command = self.command("load", mesh, region, topic)?;
@@ -110,6 +115,13 @@ impl Client {
         command.arg("--ca").arg(mesh.ca()).arg("--token").arg(token).kill_on_drop(true);
         Ok(command)
     }
+}
+
+/// How many partitions changed their leader, and what was said of those that could not.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+pub struct Elected {
+    pub elected: usize,
+    pub errors: Vec<String>,
 }
 
 /// How many records were acknowledged, how many refused.
@@ -199,6 +211,22 @@ pub struct Waited {
     pub longest_gap_ms: f64,
 }
 
+impl std::fmt::Display for Waited {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ms = |ms: Option<f64>| ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1} ms"));
+        let Waited { acked, failed, unknown, p50_ms, p99_ms, longest_wait_ms, longest_gap_ms } = self;
+        write!(
+            f,
+            "{acked} acknowledged, {} failed; waits p50 {}, p99 {}, longest {}",
+            failed + unknown,
+            ms(*p50_ms),
+            ms(*p99_ms),
+            ms(*longest_wait_ms)
+        )?;
+        write!(f, "; longest gap {longest_gap_ms:.1} ms")
+    }
+}
+
 impl Producing {
     /// What it has waited for since this was last asked.
     pub async fn waited(&mut self) -> Result<Waited, ScenarioError> {
@@ -221,7 +249,9 @@ impl Producing {
 }
 
 pub(super) async fn answer(mut command: tokio::process::Command, who: &str) -> Result<serde_json::Value, ScenarioError> {
-    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().await.map_err(io(who))?;
+    let output = command.stdin(Stdio::null()).output().await.map_err(io(who))?;
+    // What it complains of is for whoever reads this run.
+    eprint!("{}", String::from_utf8_lossy(&output.stderr));
     parse(output.status, &String::from_utf8_lossy(&output.stdout), who)
 }
 

@@ -24,7 +24,7 @@ impl Java {
         let classes = dir.join("java");
         std::fs::create_dir_all(&classes).map_err(io("java"))?;
         std::fs::write(classes.join("Flights.java"), SOURCE).map_err(io("Flights.java"))?;
-        let library = library()?;
+        let library = jars("java", POM)?;
         let jars = format!("{}/*", library.display());
         let source = classes.join("Flights.java");
         install(Path::new("javac"), &["-cp", &jars, "-d", &classes.to_string_lossy(), &source.to_string_lossy()])?;
@@ -49,32 +49,38 @@ impl Java {
     }
 
     async fn run(&self, verb: &str, arguments: &[&str]) -> Result<serde_json::Value, ScenarioError> {
-        let mut command = tokio::process::Command::new("java");
-        // The client reads only token files that its operator has named: by URL up to 4.0, by path since.
-        let token = self.token.display();
-        command.arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn");
-        command.arg(format!("-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls=file://{token}"));
-        command.arg(format!("-Dorg.apache.kafka.sasl.oauthbearer.allowed.files={token}"));
-        command.args(["-cp", &self.classpath, "Flights", verb]).arg(&self.properties).args(arguments).kill_on_drop(true);
+        let mut command = jvm(&self.token, &self.classpath);
+        command.args(["Flights", verb]).arg(&self.properties).args(arguments);
         answer(command, "the Java client").await
     }
 }
 
-/// The client's jars, in the user's cache.
-fn library() -> Result<PathBuf, ScenarioError> {
-    let library = cache()?.join("java");
+/// What a pom asks for, in a folder of the user's cache; fetched on first use.
+pub(super) fn jars(name: &str, pom: &str) -> Result<PathBuf, ScenarioError> {
+    let library = cache()?.join(name);
     let complete = library.join("complete");
     if !complete.exists() {
         let probe = Command::new("mvn").arg("--version").stdout(Stdio::null()).status();
         if !probe.is_ok_and(|status| status.success()) {
-            return Err(ScenarioError::Skipped("no mvn, so no Java client".into()));
+            return Err(ScenarioError::Skipped("no mvn, so nothing of Kafka's in Java".into()));
         }
-        std::fs::create_dir_all(&library).map_err(io("the Java client's folder"))?;
-        let pom = library.join("pom.xml");
-        std::fs::write(&pom, POM).map_err(io("pom.xml"))?;
+        std::fs::create_dir_all(&library).map_err(io("a folder for jars"))?;
+        let file = library.join("pom.xml");
+        std::fs::write(&file, pom).map_err(io("pom.xml"))?;
         let output = format!("-DoutputDirectory={}", library.display());
-        install(Path::new("mvn"), &["-q", "-B", "-f", &pom.to_string_lossy(), "dependency:copy-dependencies", &output])?;
-        std::fs::write(&complete, "").map_err(io("the Java client's folder"))?;
+        install(Path::new("mvn"), &["-q", "-B", "-f", &file.to_string_lossy(), "dependency:copy-dependencies", &output])?;
+        std::fs::write(&complete, "").map_err(io("a folder for jars"))?;
     }
     Ok(library)
+}
+
+/// A JVM that may read the mesh's token: a client reads only token files that its operator has named, by URL up to 4.0, by path since.
+pub(super) fn jvm(token: &Path, classpath: &str) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new("java");
+    let token = token.display();
+    command.arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn");
+    command.arg(format!("-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls=file://{token}"));
+    command.arg(format!("-Dorg.apache.kafka.sasl.oauthbearer.allowed.files={token}"));
+    command.args(["-cp", classpath]).stdin(Stdio::null()).kill_on_drop(true);
+    command
 }

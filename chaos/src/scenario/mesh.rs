@@ -1,6 +1,7 @@
 //! A mesh of real processes: `meridian dev`, its JSON line, and what a scenario does to it.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, timeout};
 
 use super::hostile_input::Listeners;
+use super::newcomer::Newcomer;
 use super::shim::Shim;
 use super::{ScenarioError, io};
 
@@ -36,14 +38,14 @@ struct Region {
     nodes: Vec<NodeAt>,
 }
 
-#[derive(Debug, serde::Deserialize)]
-struct NodeAt {
-    id: i64,
-    admin: String,
-    kafka: String,
-    peer: String,
-    link: String,
-    data: PathBuf,
+#[derive(Debug, Clone, serde::Deserialize)]
+pub struct NodeAt {
+    pub id: i64,
+    pub admin: String,
+    pub kafka: String,
+    pub peer: String,
+    pub link: String,
+    pub data: PathBuf,
 }
 
 #[derive(Debug)]
@@ -51,6 +53,7 @@ pub struct Mesh {
     binary: PathBuf,
     process: Child,
     told: Told,
+    newcomers: Vec<Newcomer>,
 }
 
 fn failed(what: impl Into<String>) -> ScenarioError {
@@ -65,18 +68,18 @@ impl Mesh {
 
     /// The same, with every node's disk behind a shim.
     pub async fn start_on(binary: &Path, dir: &Path, more: &[&str], shim: Option<&Shim>) -> Result<Mesh, ScenarioError> {
-        let log = std::fs::File::create(dir.join("mesh.log")).map_err(io("mesh.log"))?;
-        let mut command = Command::new(binary);
-        command.args(["dev", "--format", "json", "--data-dir"]).arg(dir.join("mesh")).args(more);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
-        command.envs(shim.iter().flat_map(|shim| shim.environment()));
-        let mut process = command.spawn().map_err(io(binary.display().to_string()))?;
-        let output = process.stdout.take().ok_or_else(|| failed("no output of meridian dev"))?;
-        let mut line = String::new();
-        let read = timeout(READY_DEADLINE, BufReader::new(output).read_line(&mut line)).await;
-        read.map_err(|_| failed(format!("the mesh was not ready within {} s", READY_DEADLINE.as_secs())))?.map_err(io("meridian dev"))?;
-        let told = serde_json::from_str(&line).map_err(|error| failed(format!("meridian dev, see mesh.log: {error}")))?;
-        Ok(Mesh { binary: binary.to_owned(), process, told })
+        let (process, told) = launch(binary, dir, more, shim).await?;
+        Ok(Mesh { binary: binary.to_owned(), process, told, newcomers: Vec::new() })
+    }
+
+    /// Stops `meridian dev` and starts it again on the same folder. Nodes that are not its own go on meanwhile.
+    pub async fn restart(&mut self, dir: &Path) -> Result<(), ScenarioError> {
+        self.end().await?;
+        (self.process, self.told) = launch(&self.binary, dir, &[], None).await?;
+        for Newcomer { at, region, .. } in &self.newcomers {
+            add(&mut self.told, region, at)?;
+        }
+        Ok(())
     }
 
     pub fn regions(&self) -> impl Iterator<Item = &str> {
@@ -101,12 +104,49 @@ impl Mesh {
         nodes.iter().find(|node| node.id == id).ok_or_else(|| failed(format!("no node {id} in {region}")))
     }
 
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// Where the nodes of a region reach each other.
+    pub fn peers(&self, region: &str) -> Vec<(i64, String)> {
+        self.told.regions.get(region).into_iter().flat_map(|region| &region.nodes).map(|node| (node.id, node.peer.clone())).collect()
+    }
+
+    /// A node that is not of `meridian dev` belongs to a region from now on, and ends with the mesh.
+    pub fn adopt(&mut self, newcomer: Newcomer) -> Result<(), ScenarioError> {
+        add(&mut self.told, &newcomer.region, &newcomer.at)?;
+        self.newcomers.push(newcomer);
+        Ok(())
+    }
+
     /// Runs `meridian NOUN VERB …` against this mesh and returns what it prints.
     pub async fn command(&self, arguments: &[&str]) -> Result<String, ScenarioError> {
+        self.run(arguments, &["--dev".as_ref(), self.told.dir.as_os_str()], COMMAND_DEADLINE).await
+    }
+
+    /// The same against the nodes of these regions, those included that `meridian dev` does not know of.
+    pub async fn command_on(&self, regions: &[&str], arguments: &[&str], deadline: Duration) -> Result<String, ScenarioError> {
+        let file = self.told.dir.join(format!("{}.cli.toml", regions.join("-")));
+        let found = || regions.iter().filter_map(|region| self.told.regions.get(*region));
+        let bootstrap: Vec<&str> = found().map(|region| region.bootstrap.as_str()).collect();
+        let admin: Vec<&str> = found().flat_map(|region| &region.nodes).map(|node| node.admin.as_str()).collect();
+        let text = format!(
+            "bootstrap = {:?}\nca = {:?}\ntoken_file = {:?}\nadmin = {:?}\n",
+            bootstrap.join(","),
+            self.told.ca,
+            self.told.admin_token,
+            admin.join(",")
+        );
+        std::fs::write(&file, text).map_err(io("a --config file"))?;
+        self.run(arguments, &["--config".as_ref(), file.as_os_str()], deadline).await
+    }
+
+    async fn run(&self, arguments: &[&str], target: &[&OsStr], deadline: Duration) -> Result<String, ScenarioError> {
         let mut command = Command::new(&self.binary);
-        command.args(arguments).arg("--dev").arg(&self.told.dir).stdin(Stdio::null()).kill_on_drop(true);
+        command.args(arguments).args(target).stdin(Stdio::null()).kill_on_drop(true);
         let name = format!("meridian {}", arguments.join(" "));
-        let output = timeout(COMMAND_DEADLINE, command.output()).await.map_err(|_| failed(format!("{name}: no end")))?;
+        let output = timeout(deadline, command.output()).await.map_err(|_| failed(format!("{name}: no end")))?;
         let output = output.map_err(io(&name))?;
         if !output.status.success() {
             return Err(failed(format!("{name}: {}", String::from_utf8_lossy(&output.stderr).trim())));
@@ -209,7 +249,8 @@ impl Mesh {
 
     /// Of every mirrored partition of a topic in a region (None: all), the given figure; the outer None while one is unknown.
     async fn figures(&self, topic: &str, region: Option<&str>, figure: &str) -> Result<Option<Vec<i64>>, ScenarioError> {
-        let told = self.command(&["mesh", "status", "--format", "json"]).await?;
+        let regions: Vec<&str> = self.regions().collect();
+        let told = self.command_on(&regions, &["mesh", "status", "--format", "json"], COMMAND_DEADLINE).await?;
         let told: serde_json::Value = serde_json::from_str(&told).map_err(|error| failed(format!("mesh status: {error}")))?;
         let topics = told["topics"].as_array().map(Vec::as_slice).unwrap_or_default();
         let Some(found) = topics.iter().find(|one| one["topic"] == topic) else { return Ok(None) };
@@ -242,6 +283,13 @@ impl Mesh {
 
     /// As Ctrl-C would.
     pub async fn stop(mut self) -> Result<(), ScenarioError> {
+        for newcomer in &mut self.newcomers {
+            newcomer.stop().await?;
+        }
+        self.end().await
+    }
+
+    async fn end(&mut self) -> Result<(), ScenarioError> {
         if let Some(pid) = self.process.id().and_then(|pid| Pid::from_raw(pid as i32)) {
             kill_process(pid, Signal::INT).map_err(|error| failed(format!("meridian dev: {error}")))?;
         }
@@ -250,6 +298,30 @@ impl Mesh {
             Err(_) => Err(failed(format!("the mesh did not stop within {} s", STOP_DEADLINE.as_secs()))),
         }
     }
+}
+
+/// Starts `meridian dev` and waits for its line.
+async fn launch(binary: &Path, dir: &Path, more: &[&str], shim: Option<&Shim>) -> Result<(Child, Told), ScenarioError> {
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("mesh.log")).map_err(io("mesh.log"))?;
+    let mut command = Command::new(binary);
+    command.args(["dev", "--format", "json", "--data-dir"]).arg(dir.join("mesh")).args(more);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
+    command.envs(shim.iter().flat_map(|shim| shim.environment()));
+    let mut process = command.spawn().map_err(io(binary.display().to_string()))?;
+    let output = process.stdout.take().ok_or_else(|| failed("no output of meridian dev"))?;
+    let mut line = String::new();
+    let read = timeout(READY_DEADLINE, BufReader::new(output).read_line(&mut line)).await;
+    read.map_err(|_| failed(format!("the mesh was not ready within {} s", READY_DEADLINE.as_secs())))?.map_err(io("meridian dev"))?;
+    let told = serde_json::from_str(&line).map_err(|error| failed(format!("meridian dev, see mesh.log: {error}")))?;
+    Ok((process, told))
+}
+
+/// Enters a node that `meridian dev` does not know of.
+fn add(told: &mut Told, region: &str, node: &NodeAt) -> Result<(), ScenarioError> {
+    let found = told.regions.get_mut(region).ok_or_else(|| failed(format!("no region {region}")))?;
+    found.bootstrap = format!("{},{}", node.kafka, found.bootstrap);
+    found.nodes.push(node.clone());
+    Ok(())
 }
 
 /// Does the node's own readiness page say so?

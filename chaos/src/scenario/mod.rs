@@ -10,9 +10,12 @@ mod disk_faults;
 mod foreign_clients;
 mod hostile_input;
 mod java;
+mod kafka_tools;
 mod leader_kills;
 mod link_cut;
+mod membership;
 mod mesh;
+mod newcomer;
 mod pause;
 mod power_cut;
 mod rolling_restart;
@@ -41,6 +44,8 @@ pub enum Scenario {
     LeaderKills,
     /// Stop the leader of each partition in turn beyond the election timeout, and let it go on
     Pause,
+    /// Replace every node of a region under load, by new processes, drains, and one removed by force: clients and mirrors must follow
+    Membership,
     /// End every node of a region in turn as an upgrade would (SIGTERM), and start it again: nothing but a short wait may be noticed
     RollingRestart,
     /// Kill -9 a leader, then a whole region, and take back from the files what was not synced
@@ -55,6 +60,8 @@ pub enum Scenario {
     LinkCut,
     /// No fault: the flights by librdkafka and by Apache Kafka's Java client, the same in every region for both, and groups that resume
     ForeignClients,
+    /// No fault: Apache Kafka's own tools look at a region of four nodes, move a topic (throttled, cancelled, and again), and elect leaders
+    KafkaTools,
     /// Bad tokens, readers without READ, and an ACL removed under open readers, in every region
     Access,
     /// Random bytes, cut frames and lies about lengths at every listener of a node
@@ -159,11 +166,13 @@ pub async fn run(plan: Plan) -> Result<Report, ScenarioError> {
     let client = Client::prepare(&plan.dir)?;
     match plan.scenario {
         Scenario::ForeignClients => foreign_clients::run(plan, client).await,
+        Scenario::KafkaTools => kafka_tools::run(plan, client).await,
         Scenario::Access => access::run(plan, client).await,
         Scenario::HostileInput => hostile_input::run(plan, client).await,
         Scenario::Staleness => staleness::run(plan, client).await,
         Scenario::LeaderKills
         | Scenario::LinkCut
+        | Scenario::Membership
         | Scenario::Pause
         | Scenario::RollingRestart
         | Scenario::PowerCut
@@ -183,6 +192,7 @@ async fn run_under_load(plan: Plan, client: Client) -> Result<Report, ScenarioEr
     let producer = client.produce(&mesh, HOME, TOPIC, plan.rate)?;
     let mut stage = Stage { plan, mesh, client, producer, shim, begun: Instant::now(), faults: Vec::new(), broken: Vec::new() };
     let observed = match stage.plan.scenario {
+        Scenario::Membership => membership::play(&mut stage).await?,
         Scenario::LinkCut => link_cut::play(&mut stage).await?,
         Scenario::Pause => pause::play(&mut stage).await?,
         Scenario::RollingRestart => rolling_restart::play(&mut stage).await?,
