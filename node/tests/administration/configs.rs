@@ -97,7 +97,7 @@ async fn a_node_tells_what_it_is_and_nothing_can_be_changed() {
     assert_eq!(describe(broker, BROKER, "2").await.error_code, InvalidRequest.code());
     assert_eq!(describe(broker, 99, "x").await.error_code, InvalidRequest.code());
     let refused = incremental_alter_configs::handle(broker, &root(), 1, change(BROKER, "1", &[("num.partitions", SET, Some("3"))])).await;
-    assert_eq!(refused.responses[0].error_code, InvalidRequest.code());
+    assert_eq!(refused.responses[0].error_code, InvalidConfig.code());
     region.stop().await;
 }
 
