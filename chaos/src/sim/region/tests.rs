@@ -35,12 +35,12 @@ fn an_answer_before_the_majority_has_the_batch_is_caught() {
 
 #[test]
 fn producers_forgotten_by_a_restart_are_caught() {
-    caught("forgotten-producers", 0..60);
+    caught("forgotten-producers", 60..100);
 }
 
 #[test]
 fn a_vote_that_is_not_kept_is_caught() {
-    caught("forgotten-vote", 50..60);
+    caught("forgotten-vote", 50..80);
 }
 
 #[test]
@@ -65,10 +65,10 @@ fn a_tail_cut_one_entry_too_late_is_caught() {
 
 #[test]
 fn a_damaged_replica_that_is_believed_is_caught() {
-    caught("trust-damaged", 0..40);
+    caught("trust-damaged", 6..20);
 }
 
 #[test]
 fn a_sleeping_follower_that_votes_against_a_live_leader_is_caught() {
-    caught("sleepers-vote", 0..60);
+    caught("sleepers-vote", 0..70);
 }
