@@ -121,6 +121,10 @@ pub struct Storage {
     pub scrub_pause_s: u64,
     /// The most that damaged replicas fetch from their peers, bytes per second, all together; default 64 MiB.
     pub repair_bytes_per_s: u64,
+    /// The most that recent records of all partitions together take in memory, for whoever reads at the tail, bytes; default 128 MiB.
+    pub tail_cache_bytes: u64,
+    /// The most that indexes of closed segments take in memory, bytes; default 16 MiB. Beyond it they are read again when they are wanted.
+    pub index_cache_bytes: u64,
 }
 
 /// Where traces and metrics go.
@@ -153,6 +157,8 @@ impl Default for Storage {
             scrub_bytes_per_s: meridian_raft::SCRUB_BYTES_PER_S_DEFAULT,
             scrub_pause_s: meridian_raft::SCRUB_PAUSE_DEFAULT.as_secs(),
             repair_bytes_per_s: meridian_raft::REPAIR_BYTES_PER_S_DEFAULT,
+            tail_cache_bytes: meridian_raft::log::TAIL_BYTES_DEFAULT as u64,
+            index_cache_bytes: meridian_raft::log::INDEX_BYTES_DEFAULT as u64,
         }
     }
 }
@@ -235,7 +241,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ("admin", &["listen"]),
     ("tls", &["ca", "certificate", "key"]),
     ("authentication", &["issuer", "audience", "jwks"]),
-    ("storage", &["scrub_bytes_per_s", "scrub_pause_s", "repair_bytes_per_s"]),
+    ("storage", &["scrub_bytes_per_s", "scrub_pause_s", "repair_bytes_per_s", "tail_cache_bytes", "index_cache_bytes"]),
     ("telemetry", &["otlp_endpoint", "trace_ratio"]),
 ];
 

@@ -83,6 +83,8 @@ pub async fn serve(config: Config, raft_runtime: tokio::runtime::Handle, stop: i
         Region { mesh: config.mesh.clone(), name: config.region.clone(), number: config.region_number, superusers: config.superusers() };
     raft.limit_scrub(config.storage.scrub_bytes_per_s, Duration::from_secs(config.storage.scrub_pause_s));
     raft.limit_repairs(config.storage.repair_bytes_per_s);
+    let bytes = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
+    raft.limit_memory(bytes(config.storage.tail_cache_bytes), bytes(config.storage.index_cache_bytes));
     let controller = if config.peer.join { Controller::join(&raft, region).await? } else { Controller::start(&raft, region).await? };
     let membership = Membership::start(membership_config(&config), raft.clone(), controller.clone());
     let hosting = Hosting::start(config.node_id, raft.clone(), controller.clone());

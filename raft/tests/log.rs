@@ -10,18 +10,24 @@ use meridian_raft::GroupId;
 use meridian_raft::batch::BatchHeader;
 use meridian_raft::batch::records::{Record, encode};
 use meridian_raft::env::Env;
-use meridian_raft::log::{FrameKind, Log, LogEntry, LogError, LogSettings, Purged, Retention, Rolling, encode_start_offset};
+use meridian_raft::log::{FrameKind, Log, LogEntry, LogError, LogSettings, Memory, Place, Purged, Retention, Rolling, encode_start_offset};
 use meridian_raft::writer::Writer;
 
 const SEGMENT_BYTES: u64 = 64 * 1024;
+/// Little enough that most is read from the disk.
+const TAIL_BYTES: usize = 64 * 1024;
+const INDEX_BYTES: usize = 16 * 1024;
 
 struct Node {
     dir: tempfile::TempDir,
+    memory: Memory,
 }
 
 impl Node {
     fn new() -> Node {
-        Node { dir: tempfile::tempdir().expect("a folder") }
+        let memory = Memory::default();
+        memory.limit(TAIL_BYTES, INDEX_BYTES);
+        Node { dir: tempfile::tempdir().expect("a folder"), memory }
     }
 
     fn open(&self) -> Result<Log, LogError> {
@@ -33,13 +39,19 @@ impl Node {
         let writer = Writer::start(&env, self.dir.path()).expect("a writer");
         let rolling = Rolling { segment_bytes: SEGMENT_BYTES, ..Rolling::DEFAULT };
         let settings = LogSettings { group: GroupId { topic: uuid::Uuid::from_u128(7), partition: 0 }, rolling };
-        Log::open_behind(&env, &writer, &self.dir.path().join("flights-0"), settings, purged)
+        let place = Place { env: &env, writer: &writer, memory: &self.memory };
+        Log::open_behind(place, &self.dir.path().join("flights-0"), settings, purged)
+    }
+
+    fn sidecars(&self) -> Vec<PathBuf> {
+        self.segments().iter().map(|path| path.with_extension("index")).filter(|path| path.exists()).collect()
     }
 
     fn segments(&self) -> Vec<PathBuf> {
         let mut paths: Vec<PathBuf> = fs::read_dir(self.dir.path().join("flights-0"))
             .expect("the log's folder")
             .map(|entry| entry.expect("an entry").path())
+            .filter(|path| path.extension().is_some_and(|end| end == "log"))
             .collect();
         paths.sort();
         paths
@@ -378,4 +390,105 @@ fn a_reader_beside_an_appender_finds_every_entry_whole() {
             append(&log, vec![entry(index, 9)]);
         }
     });
+}
+
+/// Fills `node` with several segments and stops it cleanly.
+fn stopped(node: &Node) -> Vec<LogEntry> {
+    let log = long_log(node);
+    let before = log.entries(0..500, usize::MAX).expect("entries");
+    log.cover().expect("queued");
+    // Behind the cover in the writer's queue.
+    append(&log, Vec::new());
+    assert_eq!(node.sidecars().len(), node.segments().len());
+    before
+}
+
+#[test]
+fn a_clean_start_reads_no_segment_but_the_last_frame_of_each() {
+    let node = Node::new();
+    let before = stopped(&node);
+    // Whoever walks a segment learns that its second frame is damaged.
+    node.segments().iter().for_each(|path| flip(path, 64 + 64 + 461 + 70));
+    let log = node.open().expect("opened by its sidecars");
+    assert_eq!((log.indexes(), log.next_offset(), log.last_append_time_us()), (0..500, 1_500, before[499].append_time_us));
+    assert_eq!(log.end_offset_for_epoch(3, i64::MAX), Some((3, 1_500)));
+    append(&log, vec![entry(500, 1)]);
+    assert_eq!(log.entries(499..501, usize::MAX).expect("the end is sound").len(), 2);
+    assert!(log.entries(0..500, usize::MAX).is_err(), "the damage is met when it is read");
+}
+
+#[test]
+fn sidecars_that_are_gone_or_damaged_or_of_another_segment_are_had_from_the_segments_again() {
+    let node = Node::new();
+    let before = stopped(&node);
+    let spoil: [fn(&[PathBuf]); 4] = [
+        |paths| paths.iter().for_each(|path| fs::remove_file(path).expect("removed")),
+        |paths| paths.iter().for_each(|path| flip(path, 70)),
+        |paths| paths.iter().for_each(|path| flip(path, fs::metadata(path).expect("a file").len() - 5)),
+        |paths| {
+            for pair in paths.windows(2) {
+                fs::copy(&pair[1], &pair[0]).expect("copied");
+            }
+        },
+    ];
+    for (i, spoil) in spoil.iter().enumerate() {
+        spoil(&node.sidecars());
+        let log = node.open().expect("the segments are sound");
+        assert_eq!(log.entries(0..500, usize::MAX).expect("entries"), before, "{i}");
+        assert_eq!((log.indexes(), log.next_offset()), (0..500, 1_500), "{i}");
+        for offset in (0..1_500).step_by(77) {
+            let first = log.read_batches(offset, i64::MAX, 1).expect("readable").remove(0);
+            assert_eq!(BatchHeader::decode(&first.bytes).map(|batch| batch.base_offset), Some(offset / 3 * 3), "{i}");
+        }
+        log.cover().expect("queued");
+        append(&log, Vec::new());
+        drop(log);
+        assert_eq!(node.sidecars().len(), node.segments().len(), "{i}: written again");
+    }
+}
+
+#[tokio::test]
+async fn the_sidecar_of_what_was_cut_off_tells_nothing_of_what_took_its_place() {
+    let node = Node::new();
+    drop(stopped(&node));
+    let (old, path) = (fs::read(&node.sidecars()[1]).expect("a sidecar"), node.sidecars()[1].clone());
+    let log = node.open().expect("the same log");
+    let kept = log.indexes().end / 4;
+    log.truncate_after(Some(kept)).await.expect("truncated");
+    assert_eq!(
+        node.sidecars(),
+        node.segments().iter().take(node.segments().len() - 1).map(|path| path.with_extension("index")).collect::<Vec<_>>()
+    );
+    append(&log, (kept + 1..500).map(|index| LogEntry { term: 4, ..entry(index, 3) }).collect());
+    let before = log.entries(0..500, usize::MAX).expect("entries");
+    log.cover().expect("queued");
+    append(&log, Vec::new());
+    drop(log);
+    fs::write(&path, old).expect("an old copy comes back");
+    let log = node.open().expect("the segments are sound");
+    assert_eq!(log.entries(0..500, usize::MAX).expect("entries"), before);
+    assert_eq!(log.end_offset_for_epoch(3, i64::MAX), Some((3, (kept as i64 + 1) * 3)));
+}
+
+#[test]
+fn a_node_keeps_no_more_recent_entries_than_it_may_whatever_the_number_of_logs() {
+    let nodes = [Node::new(), Node::new()];
+    let memory = &nodes[0].memory;
+    let logs: Vec<Log> = nodes
+        .iter()
+        .map(|node| {
+            let env = Env::real();
+            let writer = Writer::start(&env, node.dir.path()).expect("a writer");
+            let settings = LogSettings { group: GroupId { topic: uuid::Uuid::from_u128(7), partition: 0 }, rolling: Rolling::DEFAULT };
+            Log::open(Place { env: &env, writer: &writer, memory }, &node.dir.path().join("flights-0"), settings).expect("a log")
+        })
+        .collect();
+    for index in 0..400 {
+        logs.iter().for_each(|log| append(log, vec![entry(index, 3)]));
+        let (held, _) = memory.held_bytes();
+        assert!(held <= TAIL_BYTES + 4_096, "{held}");
+    }
+    assert!(memory.held_bytes().0 > TAIL_BYTES / 2, "what is recent is kept");
+    assert_eq!(logs[1].entries(0..400, usize::MAX).expect("the rest is read from the disk").len(), 400);
+    drop(logs);
 }

@@ -37,7 +37,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::env::Env;
-use crate::log::{Log, LogError, LogSettings, Rolling};
+use crate::log::{Log, LogError, LogSettings, Memory, Place, Rolling};
 use crate::node::{NodeError, Timing};
 use crate::partition::Leadership;
 use crate::peer::client::Peers;
@@ -130,6 +130,7 @@ pub(crate) type LeadershipWatch = Arc<dyn Fn(GroupId, Leadership) + Send + Sync>
 pub(crate) struct Surroundings<'a> {
     pub env: &'a Env,
     pub writer: &'a Writer,
+    pub memory: &'a Memory,
     pub peers: &'a Peers,
     /// False until it is certain that this node knows what it has promised.
     pub takes_part: watch::Receiver<bool>,
@@ -182,7 +183,8 @@ impl Group {
         let Plan { id, directory, voters, rolling, host, mirror } = plan;
         let snapshots = Snapshots::new(id, around.writer.clone());
         let purged = snapshots.purged()?;
-        let log = Log::open_behind(around.env, around.writer, &directory, LogSettings { group: id, rolling }, purged)?;
+        let place = Place { env: around.env, writer: around.writer, memory: around.memory };
+        let log = Log::open_behind(place, &directory, LogSettings { group: id, rolling }, purged)?;
         if !around.env.mutations().trust_damaged {
             storage::require_whole(&log, around.writer, id)?;
         }
@@ -368,6 +370,9 @@ impl Group {
     async fn end(&self) {
         if let Err(error) = self.inner.raft.shutdown().await {
             tracing::warn!(group = ?self.inner.id, %error, "a Raft task ended badly");
+        }
+        if let Err(error) = self.inner.log.cover() {
+            tracing::debug!(group = ?self.inner.id, %error, "the next start reads more of the log");
         }
         self.inner.tasks.iter().for_each(tokio::task::AbortHandle::abort);
         // Whoever still holds this group must not take it for a leader.

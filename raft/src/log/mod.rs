@@ -1,7 +1,8 @@
 //! One group's log on disk: segments of checksummed frames, and the indexes that are rebuilt from them. It is the Raft log and the partition log in one.
 //!
-//! [`frame`] is the bytes of a segment, [`segment`] one file of them, [`state`] what memory knows of all; [`append`], [`truncate`], [`read`]
-//! (in [`stretch`]es) and [`lookup`] are what is done with a log, [`retention`] is where it begins, [`recovery`] what a restart finds.
+//! [`frame`] is the bytes of a segment, [`segment`] one file of them, [`index`] and [`sidecar`] its sparse index in memory and beside it on disk,
+//! [`state`] what memory knows of all, [`memory`] what the logs of a node share; [`append`], [`truncate`], [`read`] and
+//! [`lookup`] are what is done with a log, [`retention`] is where it begins, [`recovery`] what a restart finds.
 
 use std::io;
 use std::ops::Range;
@@ -17,17 +18,21 @@ use crate::writer::Writer;
 
 mod append;
 mod frame;
+mod frames;
+mod index;
 mod lookup;
+mod memory;
 mod read;
 mod recovery;
 mod retention;
 pub(crate) mod salvage;
 mod scrub;
 mod segment;
+mod sidecar;
 mod state;
-mod stretch;
 mod truncate;
 
+pub use memory::{INDEX_BYTES_DEFAULT, Memory, TAIL_BYTES_DEFAULT};
 pub(crate) use retention::start_offset_of;
 pub use retention::{Purged, Retention, decode_start_offset, encode_start_offset};
 use state::State;
@@ -165,6 +170,9 @@ pub struct Log {
 struct Inner {
     env: Env,
     writer: Writer,
+    memory: Memory,
+    /// Of this log, within `memory`.
+    number: u64,
     dir: PathBuf,
     group: GroupId,
     state: Mutex<State>,
@@ -172,18 +180,35 @@ struct Inner {
     damage: watch::Sender<Option<String>>,
 }
 
+/// What a log stands on: its node's disk and clock, the writer of its data folder, and what its logs share of memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    pub env: &'a Env,
+    pub writer: &'a Writer,
+    pub memory: &'a Memory,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.memory.forget_log(self.number);
+    }
+}
+
 impl Log {
-    /// Recovers the log in `dir`: headers of sealed segments, every checksum of the last one; a torn tail is cut.
-    pub fn open(env: &Env, writer: &Writer, dir: &Path, settings: LogSettings) -> Result<Log, LogError> {
-        Log::open_behind(env, writer, dir, settings, None)
+    /// Recovers the log in `dir`: what sidecars tell of is believed; of the last segment every checksum behind that is verified, and a torn tail is
+    /// cut.
+    pub fn open(place: Place<'_>, dir: &Path, settings: LogSettings) -> Result<Log, LogError> {
+        Log::open_behind(place, dir, settings, None)
     }
 
     /// The same, where entries up to `purged` are gone: a log that ends before it begins anew there, one that begins behind it has a hole.
-    pub fn open_behind(env: &Env, writer: &Writer, dir: &Path, settings: LogSettings, purged: Option<Purged>) -> Result<Log, LogError> {
+    pub fn open_behind(place: Place<'_>, dir: &Path, settings: LogSettings, purged: Option<Purged>) -> Result<Log, LogError> {
+        let Place { env, writer, memory } = place;
         // Its name is made durable with the first file in it.
         env.disk.create_dir_all(dir)?;
-        let mut state = State { rolling: settings.rolling, ..State::default() };
-        let paths: Vec<PathBuf> = env.disk.list(dir)?.into_iter().filter(|path| path.extension().is_some_and(|end| end == "log")).collect();
+        let mut state = State::new(settings.rolling, memory);
+        let (paths, sidecars) = segment::segments_and_sidecars(env.disk.list(dir)?);
+        retention::remove_strays(env, &paths, &sidecars)?;
         let paths = retention::remove_leftovers(env, dir, paths, purged)?;
         // A sync that failed before the restart has left bytes in the system's memory that count as clean and are not on the disk: in the last
         // segment, or in the one before if the last had only just been made.
@@ -191,14 +216,17 @@ impl Log {
             let file = env.disk.open(path, false)?;
             file.forget(0, file.len()?);
         }
+        let folder = recovery::Folder { env, dir, group: settings.group };
         for (i, path) in paths.iter().enumerate() {
-            recovery::recover(env, &mut state, path, settings.group, i + 1 == paths.len())?;
+            folder.recover(&mut state, path, i + 1 == paths.len())?;
         }
         recovery::begin(env, &mut state, dir, purged)?;
         state.flushed_next = state.next_index();
         let inner = Inner {
             env: env.clone(),
             writer: writer.clone(),
+            memory: memory.clone(),
+            number: memory.number(),
             dir: dir.to_owned(),
             group: settings.group,
             state: Mutex::new(state),
@@ -237,6 +265,11 @@ impl Log {
     /// First index not known to be durable.
     pub(crate) fn flushed_next(&self) -> u64 {
         self.state().flushed_next
+    }
+
+    /// Tells this opening of a log from any other of its node.
+    pub(crate) fn number(&self) -> u64 {
+        self.inner.number
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -2,82 +2,151 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::LogError;
 use super::frame::{FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, decode_frame, decode_segment, is_batch};
+use super::frames::Frames;
+use super::index::{self, Facts, Points, SIDECAR};
 use super::retention::{self, Purged};
-use super::segment::{Segment, head_of, read_exact, read_frame};
+use super::segment::{Open, Segment, head_of, is_zero, read_exact, read_frame, segment_path, sidecar_path};
 use super::state::State;
 use crate::GroupId;
 use crate::env::{Env, File};
 
-/// Takes one segment into `state`. Only the last may end in damage, and only where nothing valid follows it.
-pub(super) fn recover(env: &Env, state: &mut State, path: &Path, group: GroupId, is_last: bool) -> Result<(), LogError> {
-    let file = env.disk.open(path, false)?;
-    // A segment is reserved whole; to read what was never written would take a restart seconds per partition.
-    let (written, length) = (file.written_until()?, file.len()?);
-    let corrupt = |position, reason| LogError::Corrupt { path: path.to_owned(), position, reason };
-    let mut header = [0; SEGMENT_HEADER_BYTES];
-    let found = read_exact(&*file, &mut header, 0).ok().and_then(|()| decode_segment(&header, group));
-    let Some((base_index, base_offset)) = found else {
-        if is_last && !frame_follows(&*file, 0, written)? {
-            // The crash came between creating the file and syncing its header.
-            env.disk.remove_file(path)?;
-            return Ok(());
+/// Read at a time: of a closed segment heads, of the last one everything.
+const HEADS_CHUNK_BYTES: usize = 16 << 10;
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// A log's folder, and whose log it is.
+pub(super) struct Folder<'a> {
+    pub(super) env: &'a Env,
+    pub(super) dir: &'a Path,
+    pub(super) group: GroupId,
+}
+
+impl Folder<'_> {
+    /// Takes one segment into `state`. What its sidecar tells of is believed; the rest is walked. Only the last may end in damage, and only where
+    /// nothing valid follows it.
+    pub(super) fn recover(&self, state: &mut State, path: &Path, is_last: bool) -> Result<(), LogError> {
+        let file = self.env.disk.open(path, false)?;
+        // A segment is reserved whole; to read what was never written would take a restart seconds per partition.
+        let (written, length) = (file.written_until()?, file.len()?);
+        let corrupt = |position, reason| LogError::Corrupt { path: path.to_owned(), position, reason };
+        let known = self.known(&file, path, length, is_last)?;
+        let found = known.as_ref().map(|(facts, _)| (facts.base_index, facts.base_offset));
+        let Some((base_index, base_offset)) = found.or_else(|| read_header(&*file, self.group)) else {
+            if is_last && !frame_follows(&*file, 0, written)? {
+                // The crash came between creating the file and syncing its header.
+                retention::remove(self.env, self.dir, &[path.to_owned()])?;
+                return Ok(());
+            }
+            return Err(corrupt(0, "segment header"));
+        };
+        // Of the first, see `begin`.
+        if !state.segments.is_empty() && (state.next_index(), state.next_offset) != (base_index, base_offset) {
+            return Err(corrupt(0, "segment does not continue the one before"));
         }
-        return Err(corrupt(0, "segment header"));
-    };
-    // Of the first, see `begin`.
-    let continues = state.segments.is_empty() || (state.next_index(), state.next_offset) == (base_index, base_offset);
-    if !continues {
-        return Err(corrupt(0, "segment does not continue the one before"));
+        state.next_offset = base_offset;
+        let mut segment = Segment::new(base_index, base_offset, length, file.clone());
+        match known {
+            Some((facts, None)) => {
+                segment.open = None;
+                state.segments.push(segment);
+                state.note_facts(&facts);
+                return Ok(());
+            }
+            Some((facts, Some(points))) => {
+                let (epochs, last) = (facts.epochs.clone(), Some(facts.last));
+                segment.open = Some(Box::new(Open { points, epochs, last, covered: facts.end, ..Open::new(file.clone()) }));
+                state.segments.push(segment);
+                state.note_facts(&facts);
+            }
+            None => state.segments.push(segment),
+        }
+        let position = walk(state, &file, path, length, !is_last)?;
+        if frame_follows(&*file, position, written)? {
+            return Err(corrupt(position, "valid frames follow a damaged one"));
+        }
+        if !is_last {
+            if length > position && is_zero(&*file, position, written)? {
+                file.set_len(position)?;
+                file.sync()?;
+            }
+            self.close(state);
+        } else if !is_zero(&*file, position, written)? {
+            file.set_len(position)?;
+            file.allocate(length)?;
+            file.sync()?;
+        }
+        Ok(())
     }
-    state.next_offset = base_offset;
-    let mut next_index = base_index;
-    let end = SEGMENT_HEADER_BYTES as u64;
-    let (path_held, reserved) = (path.to_owned(), length);
-    let (points, first_append_time_us) = (Vec::new(), None);
-    state.segments.push(Segment {
-        path: path_held,
-        file: file.clone(),
-        base_index,
-        base_offset,
-        end,
-        reserved,
-        points,
-        first_append_time_us,
-    });
-    let mut position = end;
+
+    /// What the sidecar of the segment in `path` says, where it holds: of the last segment with its points; of a closed one only if it tells of all
+    /// of it.
+    fn known(&self, file: &Arc<dyn File>, path: &Path, length: u64, is_last: bool) -> io::Result<Option<(Facts, Option<Points>)>> {
+        let (disk, sidecar) = (&*self.env.disk, path.with_extension(SIDECAR));
+        let found = if is_last {
+            index::read(disk, &sidecar, self.group)?.map(|(facts, points)| (facts, Some(points)))
+        } else {
+            index::read_facts(disk, &sidecar, self.group)?.filter(|facts| facts.end == length).map(|facts| (facts, None))
+        };
+        let named = |facts: &Facts| path == segment_path(self.dir, facts.base_index);
+        Ok(found.filter(|(facts, _)| facts.end <= length && named(facts) && facts.fit(&**file, is_last)))
+    }
+
+    /// Writes the sidecar that the last segment of `state` should have had, and lets go of its index.
+    fn close(&self, state: &mut State) {
+        let next_offset = state.next_offset;
+        let Some(segment) = state.segments.last_mut() else { return };
+        let Some(facts) = segment.facts(next_offset) else { return };
+        let Some(open) = segment.open.take() else { return };
+        let path = sidecar_path(self.dir, segment.base_index);
+        let written = index::encode(self.group, &facts, &open.points).map_or(Ok(()), |bytes| index::write(&*self.env.disk, &path, &bytes));
+        if let Err(error) = written {
+            tracing::debug!(%error, path = %path.display(), "a segment's index is not written");
+        }
+    }
+}
+
+fn read_header(file: &dyn File, group: GroupId) -> Option<(u64, i64)> {
+    let mut header = [0; SEGMENT_HEADER_BYTES];
+    read_exact(file, &mut header, 0).ok()?;
+    decode_segment(&header, group)
+}
+
+/// Accounts for the frames of the last segment of `state`, from where it ends for all that is known. Returns where they end.
+pub(super) fn walk(state: &mut State, file: &Arc<dyn File>, path: &Path, length: u64, head_only: bool) -> Result<u64, LogError> {
+    let mut position = state.segments.last().map_or(0, |segment| segment.end);
+    let chunk_bytes = if head_only { HEADS_CHUNK_BYTES } else { CHUNK_BYTES };
+    let mut frames = Frames::new(file.clone(), chunk_bytes, length);
     while position + FRAME_HEADER_BYTES as u64 <= length {
-        let Ok((entry, bytes)) = read_frame(&*file, position, !is_last) else { break };
+        let Ok((entry, bytes)) = frames.read(position, head_only) else { break };
         let head = head_of(&entry);
+        let begun = state.segments.last().is_some_and(|segment| segment.first_append_time_us.is_some());
+        let next_index = if begun { state.next_index() } else { state.segments.last().map_or(0, |segment| segment.base_index) };
         let offset_fits = head.batch.is_none_or(|batch| batch.base_offset == state.next_offset);
         if entry.index != next_index || !offset_fits || (is_batch(entry.kind) && head.batch.is_none()) {
-            return Err(corrupt(position, "frame out of order"));
+            return Err(LogError::Corrupt { path: path.to_owned(), position, reason: "frame out of order" });
         }
         state.note(&head, bytes);
-        next_index += 1;
         position += bytes;
     }
-    if frame_follows(&*file, position, written)? {
-        return Err(corrupt(position, "valid frames follow a damaged one"));
-    }
-    if is_last && length > position {
-        file.set_len(position)?;
-        file.allocate(length)?;
-        file.sync()?;
-    }
-    Ok(())
+    Ok(position)
 }
 
 /// Puts the recovered log behind what has been purged. A log that ends before that begins anew: it was being filled up when the node stopped.
 pub(super) fn begin(env: &Env, state: &mut State, dir: &Path, purged: Option<Purged>) -> Result<(), LogError> {
     let wanted = purged.map_or(0, |purged| purged.index + 1);
     if let Some(first) = state.segments.first().filter(|first| first.base_index > wanted) {
-        return Err(LogError::Corrupt { path: first.path.clone(), position: 0, reason: "entries before this segment are missing" });
+        return Err(LogError::Corrupt {
+            path: segment_path(dir, first.base_index),
+            position: 0,
+            reason: "entries before this segment are missing",
+        });
     }
     let Some(purged) = purged else { return Ok(()) };
-    let gone: Vec<_> = state.purge(purged).into_iter().map(|segment| segment.path).collect();
+    let gone: Vec<_> = state.purge(purged).into_iter().map(|segment| segment_path(dir, segment.base_index)).collect();
     retention::remove(env, dir, &gone)?;
     Ok(())
 }

@@ -3,8 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::index::SIDECAR;
+use super::segment::{Segment, segment_path};
 use super::{EntryHead, FrameKind, Log, LogEntry, LogPosition};
-use crate::env::Env;
+use crate::env::{Disk, Env};
 
 /// How long and how much a log keeps; None: without limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -56,14 +58,27 @@ pub(super) fn remove_leftovers(env: &Env, dir: &Path, paths: Vec<PathBuf>, purge
     Ok(paths[over..].to_vec())
 }
 
+/// Removes segments and what lies beside them.
 pub(super) fn remove(env: &Env, dir: &Path, paths: &[PathBuf]) -> io::Result<()> {
     for path in paths {
-        match env.disk.remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        remove_if_there(&*env.disk, &path.with_extension(SIDECAR))?;
+        remove_if_there(&*env.disk, path)?;
     }
     if paths.is_empty() { Ok(()) } else { env.disk.sync_dir(dir) }
+}
+
+/// Removes sidecars without a segment, and those that were not finished.
+pub(super) fn remove_strays(env: &Env, segments: &[PathBuf], sidecars: &[PathBuf]) -> io::Result<()> {
+    let belongs =
+        |path: &PathBuf| path.extension().is_some_and(|end| end == SIDECAR) && segments.binary_search(&path.with_extension("log")).is_ok();
+    sidecars.iter().filter(|path| !belongs(path)).try_for_each(|path| remove_if_there(&*env.disk, path))
+}
+
+pub(super) fn remove_if_there(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    match disk.remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 impl Log {
@@ -83,11 +98,10 @@ impl Log {
     /// where all of them are too old. None where nothing is to go.
     pub fn expired(&self, retention: Retention, now_ms: i64, committed_end: i64) -> io::Result<Option<i64>> {
         let held = self.start_offset();
-        let segments: Vec<(u64, i64, u64, i64)> = {
+        let segments: Vec<(Option<i64>, i64, u64, i64)> = {
             let state = self.state();
-            let facts =
-                state.segments.iter().map(|segment| (segment.base_index, segment.base_offset, segment.end, segment.max_timestamp_ms()));
-            facts.collect()
+            let facts = |segment: &Segment| (segment.first_append_time_us, segment.base_offset, segment.end, segment.max_timestamp_ms);
+            state.segments.iter().map(facts).collect()
         };
         let mut surplus = retention.bytes.map(|kept| segments.iter().map(|(_, _, bytes, _)| bytes).sum::<u64>().saturating_sub(kept));
         let mut start = None;
@@ -101,7 +115,11 @@ impl Log {
             let too_much = next.is_some() && surplus.is_some_and(|surplus| surplus >= *bytes);
             let too_old = match retention.time_ms {
                 Some(kept) if !too_much => {
-                    now_ms.saturating_sub(self.age_mark_ms(*max_timestamp_ms, next.map(|(index, ..)| *index), now_ms)?) > kept
+                    now_ms.saturating_sub(self.age_mark_ms(
+                        *max_timestamp_ms,
+                        next.and_then(|(append_time_us, ..)| *append_time_us),
+                        now_ms,
+                    )) > kept
                 }
                 _ => false,
             };
@@ -116,15 +134,11 @@ impl Log {
 
     /// The time that counts for a segment's age: its newest record's own, or where that lies in the future or is not given, the append time
     /// of what came behind it.
-    fn age_mark_ms(&self, max_timestamp_ms: i64, next_index: Option<u64>, now_ms: i64) -> io::Result<i64> {
+    fn age_mark_ms(&self, max_timestamp_ms: i64, next_append_time_us: Option<i64>, now_ms: i64) -> i64 {
         if (0..=now_ms).contains(&max_timestamp_ms) {
-            return Ok(max_timestamp_ms);
+            return max_timestamp_ms;
         }
-        let behind = match next_index {
-            Some(index) => self.heads(index..index + 1)?.first().map(|head| head.append_time_us),
-            None => None,
-        };
-        Ok(behind.unwrap_or_else(|| self.last_append_time_us()) / 1000)
+        next_append_time_us.unwrap_or_else(|| self.last_append_time_us()) / 1000
     }
 
     /// The last entry before the first segment that readers still need, no later than `applied`. None where no segment would go.
@@ -160,7 +174,7 @@ impl Log {
         if purged.next_offset == 0 {
             return Ok(None);
         }
-        let from = self.index_near(purged.next_offset - 1).max(self.indexes().start);
+        let from = self.point_near(purged.next_offset - 1)?.max(self.indexes().start);
         Ok(self.heads(from..purged.index + 1)?.into_iter().rev().find(|head| head.batch.is_some()))
     }
 
@@ -177,7 +191,9 @@ impl Log {
             if state.purged.is_some_and(|held| held.index >= purged.index) {
                 return;
             }
-            state.purge(purged).into_iter().map(|segment| segment.path).collect()
+            let gone = state.purge(purged);
+            gone.iter().for_each(|segment| self.inner.memory.forget_index(self.inner.number, segment.base_index));
+            gone.iter().map(|segment| segment_path(&self.inner.dir, segment.base_index)).collect()
         };
         let (env, dir) = (self.inner.env.clone(), self.inner.dir.clone());
         let removal = move || {

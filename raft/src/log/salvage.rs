@@ -1,12 +1,12 @@
 //! What of a damaged log can still be believed: the longest prefix whose every checksum holds. The rest is moved aside, not destroyed.
 
 use std::io::{self, IoSlice};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::EntryHead;
 use super::frame::{FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, decode_segment, is_batch};
-use super::retention::{Purged, remove_leftovers};
-use super::segment::{damaged, head_of, read_exact, read_frame};
+use super::retention::{Purged, remove_if_there, remove_leftovers};
+use super::segment::{damaged, head_of, is_zero, read_exact, read_frame, segments_and_sidecars};
 use crate::GroupId;
 use crate::env::{Disk, Env, File};
 
@@ -27,7 +27,10 @@ pub(crate) fn keep_sound_prefix(env: &Env, group: GroupId, dir: &Path, aside: &P
     let disk = &*env.disk;
     disk.create_dir_all(dir)?;
     let mut next = None;
-    let paths: Vec<PathBuf> = disk.list(dir)?.into_iter().filter(|path| path.extension().is_some_and(|end| end == "log")).collect();
+    let (paths, sidecars) = segments_and_sidecars(disk.list(dir)?);
+    // What they say of what is moved aside or cut must not be believed; of the rest they are written again.
+    sidecars.iter().try_for_each(|path| remove_if_there(disk, path))?;
+    disk.sync_dir(dir)?;
     let paths = remove_leftovers(env, dir, paths, purged)?;
     for (i, path) in paths.iter().enumerate() {
         let file = disk.open(path, false)?;
@@ -108,19 +111,4 @@ fn advance(file: &dyn File, position: u64, cursor: Cursor) -> io::Result<(Cursor
     let unmoved = start_offset.map_or(cursor.offset, |start| start.max(cursor.offset));
     let offset = batch.map_or(unmoved, |batch| batch.base_offset.saturating_add(i64::from(batch.last_offset_delta)).saturating_add(1));
     Ok((Cursor { index: cursor.index + 1, offset }, bytes))
-}
-
-/// Whether nothing was ever written behind the last frame.
-fn is_zero(file: &dyn File, from: u64, length: u64) -> io::Result<bool> {
-    let mut buffer = vec![0; COPY_BYTES];
-    let mut at = from;
-    while at < length {
-        let count = COPY_BYTES.min(usize::try_from(length - at).unwrap_or(COPY_BYTES));
-        // What cannot be read is damage, whatever would have been there.
-        if read_exact(file, &mut buffer[..count], at).is_err() || buffer[..count].iter().any(|byte| *byte != 0) {
-            return Ok(false);
-        }
-        at += count as u64;
-    }
-    Ok(true)
 }

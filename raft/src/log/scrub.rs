@@ -3,9 +3,13 @@
 use std::sync::Arc;
 
 use super::Log;
-use super::frame::SEGMENT_HEADER_BYTES;
-use super::segment::read_frame;
+use super::frame::{SEGMENT_HEADER_BYTES, decode_segment};
+use super::frames::Frames;
+use super::segment::{read_exact, segment_path};
 use crate::env::File;
+
+/// Read at a time.
+const CHUNK_BYTES: usize = 64 << 10;
 
 /// Where a scrub goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +23,8 @@ pub(crate) struct ScrubPlace {
 
 /// One segment as it was looked up.
 struct Found {
-    file: Arc<dyn File>,
+    /// None where it has to be opened.
+    file: Option<Arc<dyn File>>,
     place: ScrubPlace,
     /// What lies behind is not durable yet, or another segment's.
     end_index: u64,
@@ -30,32 +35,63 @@ impl Log {
     /// Verifies some frames from `place` on, or from the log's beginning. Returns where to go on, None at the end, and how many bytes were read.
     /// Damage is noted, which has the replica withdrawn.
     pub(crate) fn scrub(&self, place: Option<ScrubPlace>, bytes_max: u64) -> (Option<ScrubPlace>, u64) {
-        let Some(Found { file, mut place, end_index, cuts }) = self.scrubbed_segment(place) else { return (None, 0) };
+        let Some(found) = self.scrubbed_segment(place) else { return (None, 0) };
+        let Found { ref file, mut place, end_index, .. } = found;
+        let opened = || self.inner.env.disk.open(&segment_path(&self.inner.dir, place.base_index), false);
+        let file = match file.clone().map_or_else(opened, Ok) {
+            Ok(file) => file,
+            Err(error) => {
+                self.note_unless_gone(&found, || format!("the segment at index {} cannot be opened: {error}", place.base_index));
+                return (None, 0);
+            }
+        };
         let begin = place.position;
+        if begin == SEGMENT_HEADER_BYTES as u64 && !self.begins_well(&*file, place.base_index) {
+            self.note_unless_gone(&found, || {
+                format!("the header of the segment at index {} does not hold when scrubbed", place.base_index)
+            });
+            return (None, 0);
+        }
         // From the medium, not from what the system remembers of it; and what nobody else has asked for is not to stay in memory.
         file.forget(begin, bytes_max);
+        let mut frames = Frames::new(file.clone(), CHUNK_BYTES, begin.saturating_add(bytes_max));
         while place.index < end_index && place.position - begin < bytes_max {
-            match read_frame(&*file, place.position, false) {
+            match frames.read(place.position, false) {
                 Ok((entry, bytes)) if entry.index == place.index => {
                     place.position += bytes;
                     place.index += 1;
                 }
                 read => {
-                    // Cut meanwhile, or purged: what was looked up is no more.
-                    let state = self.state();
-                    let gone = state.cuts != cuts || !state.segments.iter().any(|segment| segment.base_index == place.base_index);
-                    drop(state);
-                    if gone {
-                        return (None, place.position - begin);
-                    }
                     let what = read.map_or_else(|error| error.to_string(), |(entry, _)| format!("entry {} in its place", entry.index));
-                    self.note_damage(format!("entry {} does not hold when scrubbed: {what}", place.index));
+                    self.note_unless_gone(&found, || format!("entry {} does not hold when scrubbed: {what}", place.index));
                     return (None, place.position - begin);
                 }
             }
         }
         file.forget(begin, place.position - begin);
+        if place.index >= end_index
+            && let Err(error) = self.verify_sidecar(place.base_index)
+        {
+            tracing::warn!(%error, dir = %self.inner.dir.display(), base_index = place.base_index, "a segment's index cannot be verified");
+        }
         (Some(place), place.position - begin)
+    }
+
+    fn begins_well(&self, file: &dyn File, base_index: u64) -> bool {
+        let mut header = [0; SEGMENT_HEADER_BYTES];
+        let read = read_exact(file, &mut header, 0).ok().and_then(|()| decode_segment(&header, self.inner.group));
+        read.is_some_and(|(index, _)| index == base_index)
+    }
+
+    /// Cut meanwhile, or purged: what was looked up is no more.
+    fn note_unless_gone(&self, found: &Found, what: impl FnOnce() -> String) {
+        let gone = {
+            let state = self.state();
+            state.cuts != found.cuts || !state.segments.iter().any(|segment| segment.base_index == found.place.base_index)
+        };
+        if !gone {
+            self.note_damage(what());
+        }
     }
 
     /// The segment of `place` while it has durable frames left, or the one behind it.
@@ -68,6 +104,7 @@ impl Log {
         let end_index = state.segments.get(i + 1).map_or(state.flushed_next, |next| next.base_index).min(state.flushed_next);
         let begin = ScrubPlace { base_index: segment.base_index, position: SEGMENT_HEADER_BYTES as u64, index: segment.base_index };
         let place = place.filter(|place| place.base_index == segment.base_index).unwrap_or(begin);
-        (place.index < end_index).then(|| Found { file: segment.file.clone(), place, end_index, cuts: state.cuts })
+        let file = segment.open.as_ref().map(|open| open.file.clone());
+        (place.index < end_index).then(|| Found { file, place, end_index, cuts: state.cuts })
     }
 }

@@ -1,18 +1,12 @@
 //! What a log knows of itself in memory, all of it rebuilt from the files.
 
-use std::collections::VecDeque;
-
-use super::frame::FRAME_HEADER_BYTES;
+use super::index::{Facts, Placed};
+use super::memory::{Memory, Tail};
 use super::retention::Purged;
-use super::segment::{Point, Segment};
-use super::{EntryHead, LogEntry, LogPosition, Rolling};
+use super::segment::Segment;
+use super::{EntryHead, LogPosition, Rolling};
 
-/// Recent entries kept in memory per log; what is not yet flushed is kept besides.
-const TAIL_CACHE_BYTES: usize = 1 << 20;
-/// Distance of the points of the sparse index.
-const POINT_BYTES: u64 = 4096;
-
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct State {
     pub(super) segments: Vec<Segment>,
     /// Entries up to this one are held no more, though the first segment may still hold some of their bytes.
@@ -25,16 +19,35 @@ pub(super) struct State {
     pub(super) epochs: Vec<(i32, i64)>,
     pub(super) last_append_time_us: i64,
     pub(super) closed_us: i64,
-    pub(super) tail: VecDeque<LogEntry>,
-    pub(super) tail_bytes: usize,
+    pub(super) tail: Tail,
     /// First index not known to be durable.
     pub(super) flushed_next: u64,
     /// How often entries were cut away: what was looked up before may stand elsewhere.
     pub(super) cuts: u64,
     pub(super) rolling: Rolling,
+    /// How often a segment was closed.
+    pub(super) closings: u64,
 }
 
 impl State {
+    pub(super) fn new(rolling: Rolling, memory: &Memory) -> State {
+        State {
+            segments: Vec::new(),
+            purged: None,
+            start_offset: 0,
+            last: None,
+            next_offset: 0,
+            epochs: Vec::new(),
+            last_append_time_us: 0,
+            closed_us: 0,
+            tail: memory.tail(),
+            flushed_next: 0,
+            cuts: 0,
+            rolling,
+            closings: 0,
+        }
+    }
+
     pub(super) fn next_index(&self) -> u64 {
         self.last.map_or_else(|| self.first_index(), |last| last.index + 1)
     }
@@ -61,9 +74,7 @@ impl State {
             self.segments.iter().skip(1).take_while(|segment| segment.base_index <= purged.index + 1).count()
         };
         let gone = self.segments.drain(..gone).collect();
-        while let Some(entry) = self.tail.pop_front_if(|entry| entry.index <= purged.index) {
-            self.tail_bytes -= entry.payload.len() + FRAME_HEADER_BYTES;
-        }
+        self.tail.drop_before(purged.index + 1);
         if ends_before {
             self.last = Some(purged.position());
             self.next_offset = purged.next_offset;
@@ -85,11 +96,19 @@ impl State {
     pub(super) fn note(&mut self, head: &EntryHead, frame_bytes: u64) {
         let next_offset = self.next_offset;
         if let Some(segment) = self.segments.last_mut() {
-            if segment.points.last().is_none_or(|point| segment.end >= point.position + POINT_BYTES) {
-                segment.points.push(Point { index: head.index, offset: next_offset, position: segment.end, max_timestamp_ms: i64::MIN });
+            if let Some(open) = &mut segment.open {
+                open.points.note(head.index, next_offset, segment.end);
+                let &EntryHead { term, index, append_time_us, .. } = head;
+                open.last = Some(Placed { term, index, append_time_us, position: segment.end });
+                if let Some(batch) = head.batch {
+                    open.points.note_timestamp(batch.max_timestamp_ms);
+                    if open.epochs.last().is_none_or(|&(epoch, _)| batch.leader_epoch > epoch) {
+                        open.epochs.push((batch.leader_epoch, batch.base_offset));
+                    }
+                }
             }
-            if let (Some(point), Some(batch)) = (segment.points.last_mut(), head.batch) {
-                point.max_timestamp_ms = point.max_timestamp_ms.max(batch.max_timestamp_ms);
+            if let Some(batch) = head.batch {
+                segment.max_timestamp_ms = segment.max_timestamp_ms.max(batch.max_timestamp_ms);
             }
             segment.first_append_time_us.get_or_insert(head.append_time_us);
             segment.end += frame_bytes;
@@ -108,26 +127,43 @@ impl State {
         self.last_append_time_us = self.last_append_time_us.max(head.append_time_us);
     }
 
+    /// Accounts for the frames of the last segment that a sidecar tells of.
+    pub(super) fn note_facts(&mut self, facts: &Facts) {
+        if let Some(segment) = self.segments.last_mut() {
+            segment.end = facts.end;
+            segment.first_append_time_us = Some(facts.first_append_time_us);
+            segment.max_timestamp_ms = facts.max_timestamp_ms;
+        }
+        for &(epoch, start) in &facts.epochs {
+            if self.epochs.last().is_none_or(|&(held, _)| epoch > held) {
+                self.epochs.push((epoch, start));
+            }
+        }
+        self.next_offset = facts.next_offset;
+        self.last = Some(LogPosition { term: facts.last.term, index: facts.last.index });
+        self.last_append_time_us = self.last_append_time_us.max(facts.last.append_time_us);
+    }
+
     /// Entries before `next`, queued when there had been so many cuts, are durable. Behind a later cut others may stand in their place: then that
     /// cut tells, once it is done.
     pub(super) fn flushed(&mut self, next: u64, cuts: u64) {
         if self.cuts == cuts {
             self.flushed_next = self.flushed_next.max(next);
-            self.evict();
         }
     }
 
-    fn evict(&mut self) {
-        while self.tail_bytes > TAIL_CACHE_BYTES && self.tail.front().is_some_and(|entry| entry.index < self.flushed_next) {
-            self.tail_bytes -= self.tail.pop_front().map_or(0, |entry| entry.payload.len() + FRAME_HEADER_BYTES);
-        }
+    /// Forgets recent entries before `until`; false where some of them are in memory only.
+    pub(super) fn let_go(&mut self, until: u64) -> bool {
+        self.tail.drop_before(until.min(self.flushed_next));
+        until.min(self.next_index()) <= self.flushed_next
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::State;
-    use crate::log::{EntryHead, FrameKind, LogPosition};
+    use crate::log::memory::Memory;
+    use crate::log::{EntryHead, FrameKind, LogPosition, Rolling};
 
     fn grown(state: &mut State, until: u64) {
         for index in state.next_index()..until {
@@ -138,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_flush_of_what_was_cut_off_says_nothing_about_what_took_its_place() {
-        let mut state = State::default();
+        let mut state = State::new(Rolling::DEFAULT, &Memory::default());
         grown(&mut state, 10);
         let before = state.cuts;
         state.cuts += 1;

@@ -1,18 +1,17 @@
 //! Entries taken back: what a new leader's log does not hold.
 
 use std::io;
-use std::path::PathBuf;
-use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
 use super::frame::FRAME_HEADER_BYTES;
-use super::segment::{Point, head_of, read_frame, reservation};
+use super::index::Point;
+use super::retention::remove_if_there;
+use super::segment::{Open, head_of, read_frame, reservation, segment_path, sidecar_path};
 use super::state::State;
 use super::{EntryHead, Flushed, Inner, Log, LogPosition};
-use crate::env::File;
 use crate::writer::{Job, Task};
 
 impl Log {
@@ -31,8 +30,9 @@ impl Log {
             Some(index) => self.heads(index..index + 1)?,
             None => Vec::new(),
         };
+        let reopened = self.last_kept(keep).map_or(Ok(None), |base_index| self.reopened(base_index))?;
         let mut state = self.state();
-        let plan = if keep < state.next_index() { Some(plan(&state, keep)?) } else { None };
+        let plan = if keep < state.next_index() { Some(plan(&state, keep, reopened)?) } else { None };
         let cuts = state.cuts + u64::from(plan.is_some());
         let log = self.clone();
         let done: Flushed = Box::new(move |result| {
@@ -46,23 +46,42 @@ impl Log {
         });
         self.inner.writer.queue(Job::Task { task: self.task(plan.as_ref()), done })?;
         if let Some(plan) = plan {
+            let Inner { memory, number, .. } = &*self.inner;
+            let touched = plan.removed.iter().chain(plan.shortened.as_ref().map(|cut| &cut.base_index));
+            touched.for_each(|base_index| memory.forget_index(*number, *base_index));
             state.take_back(plan, keep, heads.first());
         }
         Ok(outcome)
+    }
+
+    /// The segment that will be the last, where entries go.
+    fn last_kept(&self, keep: u64) -> Option<u64> {
+        let state = self.state();
+        let stay = state.segments.partition_point(|segment| segment.base_index < keep);
+        let last = stay.checked_sub(1).and_then(|last| state.segments.get(last));
+        last.filter(|_| keep < state.next_index()).map(|segment| segment.base_index)
     }
 
     fn task(&self, plan: Option<&Plan>) -> Task {
         let Inner { env, dir, .. } = &*self.inner;
         let (disk, dir) = (env.disk.clone(), dir.clone());
         let removed = plan.map(|plan| plan.removed.clone()).unwrap_or_default();
-        let cut = plan.and_then(|plan| plan.shortened.as_ref()).map(|cut| (cut.file.clone(), cut.end, cut.reserved));
+        let cut = plan.and_then(|plan| plan.shortened.as_ref());
+        let cut = cut.map(|cut| (cut.base_index, cut.open.file.clone(), cut.end, cut.reserved));
         Box::new(move || {
             // Last segment first, so that a crash in between leaves a prefix.
-            for path in &removed {
-                disk.remove_file(path)?;
+            for base_index in removed {
+                remove_if_there(&*disk, &sidecar_path(&dir, base_index))?;
+                disk.remove_file(&segment_path(&dir, base_index))?;
                 disk.sync_dir(&dir)?;
             }
-            if let Some((file, end, reserved)) = cut {
+            if let Some((base_index, file, end, reserved)) = cut {
+                // Before what it tells of is no more.
+                let sidecar = sidecar_path(&dir, base_index);
+                if disk.exists(&sidecar) {
+                    disk.remove_file(&sidecar)?;
+                    disk.sync_dir(&dir)?;
+                }
                 // Shortened, then reserved anew: the old frames must read as zeros, or recovery would take them for entries.
                 file.set_len(end)?;
                 file.allocate(reserved)?;
@@ -75,45 +94,45 @@ impl Log {
 
 /// What a truncation leaves, found out before anything is changed.
 struct Plan {
-    /// Files that go, the last first.
-    removed: Vec<PathBuf>,
+    /// Base indexes of segments that go, the last first.
+    removed: Vec<u64>,
     shortened: Option<Shortened>,
 }
 
 /// The segment that is cut in its midst.
 struct Shortened {
-    file: Arc<dyn File>,
-    /// Its index points that stay untouched, and the one behind them, from which frames are accounted for anew.
-    points: usize,
+    base_index: u64,
+    /// With the points of its index that stay untouched.
+    open: Box<Open>,
+    /// The point behind them, from which frames are accounted for anew.
     from: Point,
     frames: Vec<(EntryHead, u64)>,
     end: u64,
     reserved: u64,
 }
 
-fn plan(state: &State, keep: u64) -> io::Result<Plan> {
-    let stay = state.segments.iter().take_while(|segment| segment.base_index < keep).count();
-    let removed = state.segments.iter().skip(stay).rev().map(|segment| segment.path.clone()).collect();
+/// `reopened` is the index of the segment that will be the last.
+fn plan(state: &State, keep: u64, reopened: Option<Box<Open>>) -> io::Result<Plan> {
+    let stay = state.segments.partition_point(|segment| segment.base_index < keep);
+    let removed = state.segments.iter().skip(stay).rev().map(|segment| segment.base_index).collect();
     let last = stay.checked_sub(1).and_then(|last| state.segments.get(last));
-    let Some(segment) = last.filter(|segment| !segment.points.is_empty() && keep <= state.last.map_or(0, |last| last.index)) else {
-        return Ok(Plan { removed, shortened: None });
-    };
-    let points = segment.points.iter().rposition(|point| point.index < keep).unwrap_or(0);
-    let from = segment.points[points];
-    let cached_from = state.tail.front().map_or(u64::MAX, |entry| entry.index);
+    let (Some(segment), Some(mut open)) = (last, reopened) else { return Ok(Plan { removed, shortened: None }) };
+    let points = open.points.iter().rposition(|point| point.index < keep).unwrap_or(0);
+    let Some(&from) = open.points.get(points) else { return Ok(Plan { removed, shortened: None }) };
     let (mut frames, mut at, mut end) = (Vec::new(), from.index, from.position);
     while at < keep && end < segment.end {
-        let (entry, bytes) = match at.checked_sub(cached_from).and_then(|i| state.tail.get(i as usize)) {
-            Some(entry) => (entry.clone(), (FRAME_HEADER_BYTES + entry.payload.len()) as u64),
-            None => read_frame(&*segment.file, end, true)?,
+        let (head, bytes) = match state.tail.get(at) {
+            Some(entry) => (head_of(entry), (FRAME_HEADER_BYTES + entry.payload.len()) as u64),
+            None => read_frame(&*open.file, end, true).map(|(entry, bytes)| (head_of(&entry), bytes))?,
         };
-        frames.push((head_of(&entry), bytes));
+        frames.push((head, bytes));
         end += bytes;
         at += 1;
     }
-    let shortened =
-        Shortened { file: segment.file.clone(), points, from, frames, end, reserved: reservation(end, state.rolling.segment_bytes) };
-    Ok(Plan { removed, shortened: Some(shortened) })
+    open.points.truncate(points);
+    open.epochs.retain(|&(_, start)| start < from.offset);
+    let reserved = reservation(end, state.rolling.segment_bytes);
+    Ok(Plan { removed, shortened: Some(Shortened { base_index: segment.base_index, open, from, frames, end, reserved }) })
 }
 
 impl State {
@@ -126,7 +145,8 @@ impl State {
         if let Some(cut) = plan.shortened {
             self.next_offset = cut.from.offset;
             if let Some(segment) = self.segments.last_mut() {
-                segment.points.truncate(cut.points);
+                segment.max_timestamp_ms = cut.open.points.iter().map(|point| point.max_timestamp_ms).max().unwrap_or(i64::MIN);
+                segment.open = Some(cut.open);
                 (segment.end, segment.reserved) = (cut.from.position, cut.reserved);
             }
             for (head, bytes) in cut.frames {
@@ -140,9 +160,7 @@ impl State {
         let last = held.or(purged.map(|purged| (purged.position(), purged.append_time_us)));
         self.last = last.map(|(position, _)| position);
         self.last_append_time_us = last.map_or(0, |(_, time_us)| time_us);
-        while let Some(entry) = self.tail.pop_back_if(|entry| entry.index >= keep) {
-            self.tail_bytes -= entry.payload.len() + FRAME_HEADER_BYTES;
-        }
+        self.tail.drop_from(keep);
         self.flushed_next = self.flushed_next.min(keep);
     }
 }

@@ -22,7 +22,7 @@ use crate::GroupId;
 use crate::env::Env;
 use crate::group::farewell::{FAREWELL_KIND, Farewell, farewell_key};
 use crate::group::storage::{group_of, meta_key, meta_keys, vote_key};
-use crate::log::{Log, LogSettings, Rolling};
+use crate::log::{Log, LogSettings, Place, Rolling};
 use crate::repair::{mark, mark_key, set_mark};
 use crate::writer::Writer;
 
@@ -118,7 +118,8 @@ impl Node {
         }
         let purged = crate::group::snapshot::Snapshots::new(id, self.inner.writer.clone()).purged()?;
         let settings = LogSettings { group: id, rolling: Rolling::DEFAULT };
-        match Log::open_behind(&self.inner.env, &self.inner.writer, &folder, settings, purged) {
+        let place = Place { env: &self.inner.env, writer: &self.inner.writer, memory: &self.inner.memory };
+        match Log::open_behind(place, &folder, settings, purged) {
             Ok(log) => Ok(Farewell(log.last().max(kept.0))),
             Err(error) => set_mark(&self.inner.writer, id, &error.to_string()).await.map(|()| kept),
         }

@@ -68,6 +68,7 @@ pub(super) async fn tend(node: NodeWeak) {
         tokio::time::sleep(TEND_EVERY).await;
         let Some(node) = node.upgrade() else { return };
         node.inner.writer.save_lazy();
+        node.inner.memory.trim();
         node.inner.space.look();
         if node.inner.space.is_full() {
             node.make_way().await;

@@ -36,7 +36,7 @@ use crate::control::Control;
 use crate::env::Env;
 use crate::group::Group;
 use crate::group::rest::Awake;
-use crate::log::Rolling;
+use crate::log::{Memory, Rolling};
 use crate::partition::Partition;
 use crate::peer::client::Peers;
 use crate::peer::liveness::Liveness;
@@ -78,6 +78,7 @@ struct Inner {
     env: Env,
     config: NodeConfig,
     writer: Writer,
+    memory: Memory,
     space: Arc<Space>,
     peers: Peers,
     /// Peers that refuse new data, by their own word.
@@ -146,6 +147,7 @@ impl Node {
             env,
             config,
             writer,
+            memory: Memory::default(),
             space,
             peers,
             full_peers: Mutex::default(),
@@ -270,6 +272,11 @@ impl Node {
             quiesced,
             woken,
         }
+    }
+
+    /// The most that recent entries of all logs together, and indexes of their closed segments, take in memory.
+    pub fn limit_memory(&self, tail_bytes: usize, index_bytes: usize) {
+        self.inner.memory.limit(tail_bytes, index_bytes);
     }
 
     fn groups(&self) -> Vec<Group> {

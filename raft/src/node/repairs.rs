@@ -150,6 +150,7 @@ impl Node {
         let task = Task {
             env: self.inner.env.clone(),
             writer: self.inner.writer.clone(),
+            memory: self.inner.memory.clone(),
             peers: self.inner.peers.clone(),
             node: NodeWeak(Arc::downgrade(&self.inner)),
             node_id: self.inner.config.node_id,

@@ -1,5 +1,6 @@
 //! The scrub: every log of the node is read through again and again, slowly, so that damage is found while the other replicas are still sound.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -61,29 +62,42 @@ impl Node {
     }
 }
 
-/// Scrubs as long as the node lives.
+/// Scrubs as long as the node lives: all logs in turn, and between two passes those that were opened since, whose closed segments nobody has read yet.
 pub(super) async fn scrub(node: NodeWeak) {
+    let mut scrubbed = BTreeSet::new();
     loop {
-        let Some(groups) = node.upgrade().map(|node| node.groups()) else { return };
-        for group in groups {
-            if !scrub_group(&node, group).await {
-                return;
-            }
+        scrubbed.clear();
+        if !scrub_others(&node, &mut scrubbed).await {
+            return;
         }
         let Some(host) = node.upgrade() else { return };
-        let Scrub { passes, last_pass_us, pause_ms, .. } = &host.inner.scrub;
+        let Scrub { passes, last_pass_us, .. } = &host.inner.scrub;
         passes.fetch_add(1, Ordering::Relaxed);
         last_pass_us.store(host.inner.env.clock.wall_us(), Ordering::Relaxed);
-        let began = tokio::time::Instant::now();
-        let pause = || Duration::from_millis(pause_ms.load(Ordering::Relaxed));
+        drop(host);
+        let ended = tokio::time::Instant::now();
         // Looked at again and again, because it may be changed.
-        while began.elapsed() < pause() {
-            tokio::time::sleep(LOOK_AGAIN.min(pause())).await;
-            if node.upgrade().is_none() {
+        while let Some(pause) = node.upgrade().map(|host| Duration::from_millis(host.inner.scrub.pause_ms.load(Ordering::Relaxed))) {
+            if ended.elapsed() >= pause {
+                break;
+            }
+            tokio::time::sleep(LOOK_AGAIN.min(pause)).await;
+            if !scrub_others(&node, &mut scrubbed).await {
                 return;
             }
         }
     }
+}
+
+/// Scrubs every log that is not among `scrubbed`; false where the node is no more.
+async fn scrub_others(node: &NodeWeak, scrubbed: &mut BTreeSet<u64>) -> bool {
+    let Some(groups) = node.upgrade().map(|node| node.groups()) else { return false };
+    for group in groups {
+        if scrubbed.insert(group.log().number()) && !scrub_group(node, group).await {
+            return false;
+        }
+    }
+    true
 }
 
 /// False where the node is no more.

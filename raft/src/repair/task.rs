@@ -16,7 +16,7 @@ use crate::batch::Batch;
 use crate::env::Env;
 use crate::group::snapshot::{self, Snapshots};
 use crate::group::storage::{raise_vote, stored_vote};
-use crate::log::{FrameKind, Log, LogEntry, LogError, LogPosition, LogSettings, Rolling, salvage, start_offset_of};
+use crate::log::{FrameKind, Log, LogEntry, LogError, LogPosition, LogSettings, Memory, Place, Rolling, salvage, start_offset_of};
 use crate::node::NodeWeak;
 use crate::node::trust::{GONE_PATIENCE, TERMS_UNHEARD};
 use crate::peer::client::Peers;
@@ -54,6 +54,7 @@ pub(crate) enum Pause {
 pub(crate) struct Task {
     pub env: Env,
     pub writer: Writer,
+    pub memory: Memory,
     pub peers: Peers,
     pub node: NodeWeak,
     pub node_id: NodeId,
@@ -136,7 +137,8 @@ impl Task {
 
     fn open(&self) -> Result<Log, Pause> {
         let settings = LogSettings { group: self.group, rolling: self.rolling };
-        Ok(Log::open_behind(&self.env, &self.writer, &self.directory, settings, self.snapshots().purged()?)?)
+        let place = Place { env: &self.env, writer: &self.writer, memory: &self.memory };
+        Ok(Log::open_behind(place, &self.directory, settings, self.snapshots().purged()?)?)
     }
 
     async fn fetch(&self) -> Result<(), Pause> {

@@ -1,5 +1,5 @@
-//! A partition's log on one node: appends, reads, truncations, power cuts that forget what was not synced (with torn tails) and disks that
-//! stop syncing.
+//! A partition's log on one node: appends, reads, truncations, clean stops, power cuts that forget what was not synced (with torn tails), disks that
+//! stop syncing, and sidecars that rot or come back old.
 //!
 //! Oracle: whatever was acknowledged is there after any power cut, byte for byte, at the same offset; offsets are dense; nothing is there
 //! that was not appended; nothing is acknowledged after a failed sync.
@@ -22,6 +22,10 @@ pub struct Reached {
     pub truncations: u64,
     pub failed_syncs: u64,
     pub segments_rolled: u64,
+    pub clean_stops: u64,
+    /// Most sidecars seen at once, and how many were damaged or replaced.
+    pub sidecars: u64,
+    pub sidecars_rotten: u64,
 }
 
 /// A run's end: what it reached, and a digest of everything that happened, in order.
@@ -43,6 +47,9 @@ impl Reached {
         self.truncations += other.truncations;
         self.failed_syncs += other.failed_syncs;
         self.segments_rolled += other.segments_rolled;
+        self.clean_stops += other.clean_stops;
+        self.sidecars += other.sidecars;
+        self.sidecars_rotten += other.sidecars_rotten;
     }
 
     /// Name, count, and whether a range of seeds must reach it.
@@ -56,6 +63,9 @@ impl Reached {
             ("truncations", self.truncations, true),
             ("failed_syncs", self.failed_syncs, true),
             ("segments_rolled", self.segments_rolled, true),
+            ("clean_stops", self.clean_stops, true),
+            ("sidecars", self.sidecars, true),
+            ("sidecars_rotten", self.sidecars_rotten, true),
         ]
     }
 

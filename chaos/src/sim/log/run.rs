@@ -1,6 +1,7 @@
 //! One seeded run: a random life of a log, cut short again and again.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,9 +10,10 @@ use bytes::Bytes;
 use meridian_raft::GroupId;
 use meridian_raft::batch::records::{Record, encode};
 use meridian_raft::env::{Env, SimDisk};
-use meridian_raft::log::{FrameKind, Log, LogEntry, LogSettings, Rolling};
+use meridian_raft::log::{FrameKind, Log, LogEntry, LogSettings, Memory, Place, Rolling};
 use meridian_raft::writer::Writer;
 use rand::rngs::StdRng;
+use rand::seq::IteratorRandom;
 use rand::{Rng, SeedableRng};
 
 use super::model::Model;
@@ -23,6 +25,8 @@ const STEPS: u64 = 160;
 const SEGMENT_BYTES: u64 = 16 * 1024;
 /// Short, so that some roll before they are full.
 const SEGMENT_MS: u64 = 20;
+const TAIL_BYTES: usize = 2 * 1024;
+const INDEX_BYTES: usize = 4 * 1024;
 const LOG_DIR: &str = "/data/groups/flights-0";
 
 /// Runs one seed from beginning to end.
@@ -48,6 +52,8 @@ struct Life {
     term: u64,
     batches: u64,
     trace: u32,
+    /// As they were a while ago.
+    old_sidecars: BTreeMap<PathBuf, Vec<u8>>,
     reached: Reached,
 }
 
@@ -68,9 +74,13 @@ impl Running {
         let mut env = Env::simulated(seed, disk.clone());
         env.mutations = mutations;
         let writer = Writer::start(&env, Path::new("/data")).map_err(|error| format!("the writer does not start: {error}"))?;
+        // Little enough that entries are read from the disk, and indexes from their sidecars.
+        let memory = Memory::default();
+        memory.limit(TAIL_BYTES, INDEX_BYTES);
         let rolling = Rolling { segment_bytes: SEGMENT_BYTES, segment_ms: SEGMENT_MS };
         let settings = LogSettings { group: GroupId { topic: uuid::Uuid::from_u128(1), partition: 0 }, rolling };
-        let log = Log::open(&env, &writer, Path::new(LOG_DIR), settings).map_err(|error| format!("the log does not open: {error}"))?;
+        let log = Log::open(Place { env: &env, writer: &writer, memory: &memory }, Path::new(LOG_DIR), settings)
+            .map_err(|error| format!("the log does not open: {error}"))?;
         Ok(Running { log, writer, durable: Arc::default(), failed: Arc::default(), failing_from: None })
     }
 }
@@ -81,7 +91,18 @@ impl Life {
         let node = Running::open(seed, &disk, mutations)?;
         let random = StdRng::seed_from_u64(seed);
         let reached = Reached::default();
-        Ok(Life { random, mutations, disk, node, model: Model::default(), term: 1, batches: 0, trace: 0, reached })
+        Ok(Life {
+            random,
+            mutations,
+            disk,
+            node,
+            model: Model::default(),
+            term: 1,
+            batches: 0,
+            trace: 0,
+            old_sidecars: BTreeMap::new(),
+            reached,
+        })
     }
 
     async fn step(&mut self) -> Result<(), String> {
@@ -89,7 +110,8 @@ impl Life {
             0..60 => self.append()?,
             60..85 => tokio::time::sleep(Duration::from_micros(self.random.random_range(1..3_000))).await,
             85..91 => self.truncate().await?,
-            91..94 => self.fail_syncs(),
+            91..93 => self.fail_syncs(),
+            93..95 => self.stop().await?,
             _ => self.power_cut().await?,
         }
         self.take_acknowledgements()?;
@@ -147,6 +169,47 @@ impl Life {
         Ok(())
     }
 
+    /// The process ends as it should, and another goes on with its files.
+    async fn stop(&mut self) -> Result<(), String> {
+        if self.node.failing_from.is_some() {
+            return Ok(());
+        }
+        self.node.log.cover().map_err(|error| format!("covering: {error}"))?;
+        self.node.writer.stop().await;
+        self.take_acknowledgements()?;
+        self.rot_sidecar();
+        self.node = Running::open(self.random.random(), &self.disk, self.mutations)?;
+        let (_, lost) = self.model.recover(&self.node.log)?;
+        if lost > 0 {
+            return Err(format!("{lost} entries are gone after a clean stop"));
+        }
+        self.node.durable.store(self.model.next_index(), Ordering::SeqCst);
+        self.model.acknowledge(self.model.next_index());
+        self.reached.clean_stops += 1;
+        Ok(())
+    }
+
+    /// Now and then a sidecar is flipped, cut, gone, or an older one, perhaps of what has been truncated since.
+    fn rot_sidecar(&mut self) {
+        let is_sidecar = |path: &PathBuf| path.extension().is_some_and(|end| end == "index");
+        let now: BTreeMap<PathBuf, Vec<u8>> = self.disk.copy().into_iter().filter(|(path, _)| is_sidecar(path)).collect();
+        self.reached.sidecars = self.reached.sidecars.max(now.len() as u64);
+        if let Some((path, bytes)) = now.iter().choose(&mut self.random).filter(|_| self.random.random_bool(0.4)) {
+            let at = self.random.random_range(0..bytes.len().max(1));
+            let rotten = match self.random.random_range(0..4) {
+                0 => bytes.iter().enumerate().map(|(i, byte)| byte ^ u8::from(i == at)).collect(),
+                1 => bytes[..at].to_vec(),
+                2 => Vec::new(),
+                _ => self.old_sidecars.get(path).cloned().unwrap_or_default(),
+            };
+            self.reached.sidecars_rotten += 1;
+            self.disk.replace(path, Some(rotten).filter(|bytes| !bytes.is_empty()));
+        }
+        if self.random.random_bool(0.3) {
+            self.old_sidecars = now;
+        }
+    }
+
     fn fail_syncs(&mut self) {
         if self.node.failing_from.is_none() {
             self.disk.fail_syncs(true);
@@ -161,6 +224,7 @@ impl Life {
         let tear = self.random.random_bool(0.5).then(|| self.random.random());
         self.disk.crash(tear);
         self.disk.fail_syncs(false);
+        self.rot_sidecar();
         let old = std::mem::replace(&mut self.node, Running::open(self.random.random(), &self.disk, self.mutations)?);
         // The old process is gone; its task must not linger in the runtime. What it still tries hits a disk that knows it no more.
         old.writer.stop().await;

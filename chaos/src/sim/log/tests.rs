@@ -5,7 +5,7 @@ use std::path::Path;
 use bytes::Bytes;
 use meridian_raft::GroupId;
 use meridian_raft::env::{Env, SimDisk};
-use meridian_raft::log::{FrameKind, Log, LogEntry, LogSettings, Rolling};
+use meridian_raft::log::{FrameKind, Log, LogEntry, LogSettings, Memory, Place, Rolling};
 use meridian_raft::writer::Writer;
 
 use super::*;
@@ -70,5 +70,6 @@ fn opened(disk: &SimDisk) -> (Log, Writer) {
     let writer = Writer::start(&env, Path::new("/data")).expect("a writer");
     let rolling = Rolling { segment_bytes: 1 << 16, segment_ms: u64::MAX };
     let settings = LogSettings { group: GroupId { topic: uuid::Uuid::from_u128(1), partition: 0 }, rolling };
-    (Log::open(&env, &writer, Path::new("/data/logs/flights-0"), settings).expect("a log"), writer)
+    let place = Place { env: &env, writer: &writer, memory: &Memory::default() };
+    (Log::open(place, Path::new("/data/logs/flights-0"), settings).expect("a log"), writer)
 }
