@@ -210,13 +210,8 @@ impl Log {
         let (paths, sidecars) = segment::segments_and_sidecars(env.disk.list(dir)?);
         retention::remove_strays(env, &paths, &sidecars)?;
         let paths = retention::remove_leftovers(env, dir, paths, purged)?;
-        // A sync that failed before the restart has left bytes in the system's memory that count as clean and are not on the disk: in the last
-        // segment, or in the one before if the last had only just been made.
-        for path in paths.iter().rev().take(2) {
-            let file = env.disk.open(path, false)?;
-            file.forget(0, file.len()?);
-        }
         let folder = recovery::Folder { env, dir, group: settings.group };
+        let paths = folder.without_torn(paths)?;
         for (i, path) in paths.iter().enumerate() {
             folder.recover(&mut state, path, i + 1 == paths.len())?;
         }

@@ -1,7 +1,7 @@
 //! What a restart finds: segments in order, a torn tail to cut, or damage that must not be taken for one.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::LogError;
@@ -26,6 +26,29 @@ pub(super) struct Folder<'a> {
 }
 
 impl Folder<'_> {
+    /// Removes the last segments that have neither a header nor a frame, and returns the others. Files are created when entries are appended, and
+    /// given their headers when the writer comes to it: a node that ends in between leaves as many of them as segments had been begun.
+    pub(super) fn without_torn(&self, mut paths: Vec<PathBuf>) -> Result<Vec<PathBuf>, LogError> {
+        let (mut torn, mut sound) = (Vec::new(), false);
+        for path in paths.iter().rev() {
+            let file = self.env.disk.open(path, false)?;
+            // A sync that failed before the restart has left bytes in the system's memory that count as clean and are not on the disk: in the last
+            // segment that was written to, or in the one before if that had only just been made.
+            file.forget(0, file.len()?);
+            if sound {
+                break;
+            }
+            sound = read_header(&*file, self.group).is_some() || frame_follows(&*file, 0, file.written_until()?)?;
+            if !sound {
+                torn.push(path.clone());
+            }
+        }
+        // The last one first, so that a crash in between leaves the others the last ones.
+        retention::remove(self.env, self.dir, &torn)?;
+        paths.truncate(paths.len() - torn.len());
+        Ok(paths)
+    }
+
     /// Takes one segment into `state`. What its sidecar tells of is believed; the rest is walked. Only the last may end in damage, and only where
     /// nothing valid follows it.
     pub(super) fn recover(&self, state: &mut State, path: &Path, is_last: bool) -> Result<(), LogError> {
@@ -36,11 +59,6 @@ impl Folder<'_> {
         let known = self.known(&file, path, length, is_last)?;
         let found = known.as_ref().map(|(facts, _)| (facts.base_index, facts.base_offset));
         let Some((base_index, base_offset)) = found.or_else(|| read_header(&*file, self.group)) else {
-            if is_last && !frame_follows(&*file, 0, written)? {
-                // The crash came between creating the file and syncing its header.
-                retention::remove(self.env, self.dir, &[path.to_owned()])?;
-                return Ok(());
-            }
             return Err(corrupt(0, "segment header"));
         };
         // Of the first, see `begin`.
@@ -168,4 +186,87 @@ fn frame_follows(file: &dyn File, position: u64, length: u64) -> io::Result<bool
         at += (count - FRAME_HEADER_BYTES + 1) as u64;
     }
     Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::log::{FrameKind, Log, LogEntry, LogSettings, Memory, Place, Rolling};
+    use crate::writer::{Job, Writer};
+
+    struct Node {
+        dir: tempfile::TempDir,
+        env: Env,
+    }
+
+    impl Node {
+        fn new() -> Node {
+            Node { dir: tempfile::tempdir().expect("a folder"), env: Env::real() }
+        }
+
+        fn open(&self) -> (Writer, Result<Log, LogError>) {
+            let writer = Writer::start(&self.env, self.dir.path()).expect("a writer");
+            let group = GroupId { topic: uuid::Uuid::from_u128(7), partition: 0 };
+            let settings = LogSettings { group, rolling: Rolling { segment_bytes: 1024, ..Rolling::DEFAULT } };
+            let memory = Memory::default();
+            let log = Log::open(Place { env: &self.env, writer: &writer, memory: &memory }, &self.dir.path().join("log"), settings);
+            (writer, log)
+        }
+
+        /// Sizes of the segments' files, in order.
+        fn sizes(&self) -> Vec<u64> {
+            let (segments, _) =
+                crate::log::segment::segments_and_sidecars(self.env.disk.list(&self.dir.path().join("log")).expect("a list"));
+            segments.iter().map(|path| fs::metadata(path).expect("a file").len()).collect()
+        }
+    }
+
+    fn entry(index: u64) -> LogEntry {
+        LogEntry { kind: FrameKind::Command, term: 1, index, append_time_us: 0, payload: vec![7; 600].into() }
+    }
+
+    fn append_durably(log: &Log, index: u64) {
+        let (done, durable) = mpsc::channel();
+        log.append(vec![entry(index)], Box::new(move |result| done.send(result).expect("a waiting test"))).expect("queued");
+        durable.recv().expect("an answer").expect("durable");
+    }
+
+    #[test]
+    fn segments_that_were_begun_and_never_written_are_torn_however_many_they_are() {
+        let node = Node::new();
+        let (writer, log) = node.open();
+        let log = log.expect("a new log");
+        (0..3).for_each(|index| append_durably(&log, index));
+        // The node ends while its writer is busy with something else.
+        let (release, held) = mpsc::channel::<()>();
+        let task = Box::new(move || held.recv().map_err(|_| io::Error::other("the node has ended")));
+        writer.queue(Job::Task { task, done: Box::new(|_| ()) }).expect("queued");
+        (3..12).for_each(|index| log.append(vec![entry(index)], Box::new(|_| ())).expect("queued"));
+        assert!(node.sizes().iter().filter(|size| **size == 0).count() >= 3, "{:?}", node.sizes());
+
+        let (_, again) = node.open();
+        let again = again.expect("the log as it was durable");
+        assert_eq!((again.indexes(), node.sizes().contains(&0)), (0..3, false));
+        (3..6).for_each(|index| append_durably(&again, index));
+        drop((again, release));
+        let (_, again) = node.open();
+        assert_eq!(again.expect("and what came later").indexes(), 0..6);
+    }
+
+    #[test]
+    fn a_segment_without_a_header_before_one_that_has_frames_is_damage() {
+        let node = Node::new();
+        let (writer, log) = node.open();
+        let log = log.expect("a new log");
+        (0..8).for_each(|index| append_durably(&log, index));
+        futures_util::FutureExt::now_or_never(writer.stop());
+        let second = segment_path(&node.dir.path().join("log"), 2);
+        assert!(second.exists(), "{:?}", node.sizes());
+        fs::write(&second, []).expect("emptied");
+        let (_, again) = node.open();
+        assert!(matches!(again, Err(LogError::Corrupt { position: 0, .. })), "{again:?}");
+    }
 }

@@ -40,7 +40,7 @@ fn producers_forgotten_by_a_restart_are_caught() {
 
 #[test]
 fn a_vote_that_is_not_kept_is_caught() {
-    caught("forgotten-vote", 50..80);
+    caught("forgotten-vote", 120..130);
 }
 
 #[test]
