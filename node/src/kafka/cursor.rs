@@ -4,22 +4,25 @@ use std::ops::Range;
 
 use uuid::Uuid;
 
+use super::shape::ELEMENTS_MAX;
+
 /// The bytes end before what they announce, or announce something impossible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("cut short, or a length that does not fit")]
 pub struct Cut;
 
-/// A place in a request. `flexible` chooses between compact and plain lengths.
+/// A place in a request. `flexible` chooses between compact and plain lengths. Arrays hold at most [`ELEMENTS_MAX`] elements, all together.
 #[derive(Debug, Clone)]
 pub struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
     flexible: bool,
+    elements: usize,
 }
 
 impl<'a> Cursor<'a> {
     pub fn new(bytes: &'a [u8], flexible: bool) -> Cursor<'a> {
-        Cursor { bytes, at: 0, flexible }
+        Cursor { bytes, at: 0, flexible, elements: 0 }
     }
 
     /// Bytes read so far.
@@ -109,7 +112,9 @@ impl<'a> Cursor<'a> {
     /// The same, where null is not empty.
     pub fn nullable_count(&mut self, bytes_min: usize) -> Result<Option<usize>, Cut> {
         let Some(count) = self.length(|cursor| cursor.i32().map(i64::from))? else { return Ok(None) };
-        if count.checked_mul(bytes_min).is_some_and(|bytes| bytes <= self.remaining()) { Ok(Some(count)) } else { Err(Cut) }
+        self.elements = self.elements.saturating_add(count);
+        let fits = count.checked_mul(bytes_min).is_some_and(|bytes| bytes <= self.remaining());
+        if fits && self.elements <= ELEMENTS_MAX { Ok(Some(count)) } else { Err(Cut) }
     }
 
     /// Skips the tagged fields that end every struct of a flexible version.

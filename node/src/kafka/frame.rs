@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Longest frame before authentication: the longest token many times over.
 pub const UNAUTHENTICATED_BYTES_MAX: usize = 512 << 10;
-/// Longest frame of an API other than Produce. Decoding may take some thirty times as much.
+/// Longest frame of an API other than Produce. What decoding takes beside it is bounded by `shape::ELEMENTS_MAX`.
 pub const REQUEST_BYTES_MAX: usize = 16 << 20;
 /// Longest Produce frame (`socket.request.max.bytes`).
 pub const PRODUCE_BYTES_MAX: usize = 100 << 20;

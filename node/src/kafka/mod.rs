@@ -16,6 +16,7 @@ mod header;
 pub mod latency;
 pub mod leaders;
 pub mod listener;
+mod once;
 pub mod producer_ids;
 mod refusal;
 mod reply;

@@ -54,6 +54,10 @@ pub const fn between(first: i16, last: i16, shape: Shape) -> Field {
     Field { since: first, until: last, shape }
 }
 
+/// Most elements of one request, all arrays and tagged fields together: a decoded one takes up to some two hundred bytes however few it came in,
+/// and is answered. Beyond what any client asks about a region at once.
+pub const ELEMENTS_MAX: usize = 1 << 18;
+
 /// The bytes are not a request of this shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the request's body is cut short or claims more than it holds")]
@@ -62,7 +66,7 @@ pub struct Misshapen;
 /// Walks a request's body: every length and count must fit. What follows the last field is ignored, as Kafka does, because librdkafka sends
 /// such: it asks for the Metadata of all topics with three bytes to spare.
 pub fn check(fields: &[Field], version: i16, flexible: bool, body: &[u8]) -> Result<(), Misshapen> {
-    let mut walk = Walk { rest: body, version, flexible };
+    let mut walk = Walk { rest: body, version, flexible, elements: 0 };
     walk.fields(fields)
 }
 
@@ -70,6 +74,7 @@ struct Walk<'a> {
     rest: &'a [u8],
     version: i16,
     flexible: bool,
+    elements: usize,
 }
 
 impl Walk<'_> {
@@ -113,7 +118,13 @@ impl Walk<'_> {
     /// Every element takes at least one byte of what remains.
     fn count(&mut self) -> Result<usize, Misshapen> {
         let count = self.length(true)?;
-        if count <= self.rest.len() { Ok(count) } else { Err(Misshapen) }
+        self.count_in(count)?;
+        Ok(count)
+    }
+
+    fn count_in(&mut self, elements: usize) -> Result<(), Misshapen> {
+        self.elements = self.elements.saturating_add(elements);
+        if elements <= self.rest.len() && self.elements <= ELEMENTS_MAX { Ok(()) } else { Err(Misshapen) }
     }
 
     fn shape(&mut self, shape: &Shape) -> Result<(), Misshapen> {
@@ -145,7 +156,9 @@ impl Walk<'_> {
             self.shape(&field.shape)?;
         }
         if self.flexible {
-            for _ in 0..self.varint()? {
+            let tagged = self.varint()?;
+            self.count_in(tagged)?;
+            for _ in 0..tagged {
                 self.varint()?;
                 let length = self.varint()?;
                 self.skip(length)?;
@@ -177,5 +190,19 @@ mod tests {
         assert_eq!(check(GROUP, 1, true, b"\x01\xff\xff\xff\xff\x0f"), Err(Misshapen));
         assert_eq!(check(GROUP, 1, true, b"\xff\xff\xff\xff\xff\xff"), Err(Misshapen));
         assert_eq!(check(GROUP, 1, false, b"\x80\0"), Err(Misshapen), "a length below null");
+    }
+
+    #[test]
+    fn more_elements_than_a_region_can_be_asked_about_are_refused_in_one_array_or_in_many() {
+        const VALUES: &[Field] = &[always(Shape::Array(&[always(Shape::Values(&Shape::Fixed(4)))]))];
+        let asked = |topics: usize, partitions: usize| {
+            let topic = [&(partitions as i32).to_be_bytes()[..], &vec![0; 4 * partitions]].concat();
+            [&(topics as i32).to_be_bytes()[..], &topic.repeat(topics)].concat()
+        };
+        assert_eq!(check(VALUES, 0, false, &asked(1, ELEMENTS_MAX - 1)), Ok(()));
+        assert_eq!(check(VALUES, 0, false, &asked(1, ELEMENTS_MAX)), Err(Misshapen));
+        assert_eq!(check(VALUES, 0, false, &asked(2, ELEMENTS_MAX / 2)), Err(Misshapen));
+        let tagged = [&[1, 0x80, 0x80, 0x20][..], &[0; 2 << 19]].concat();
+        assert_eq!(check(VALUES, 0, true, &tagged), Err(Misshapen), "tagged fields");
     }
 }

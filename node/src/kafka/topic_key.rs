@@ -12,7 +12,7 @@ use super::reply::Writer;
 use crate::controller::image::Topic;
 
 /// As it stands in a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TopicRef<'a> {
     Name(&'a str),
     Id(Uuid),

@@ -133,8 +133,9 @@ async fn topics_go_by_name_or_id_and_their_files_go_too() {
     let logs = region.folder().join("1").join("logs");
     let folders = || std::fs::read_dir(&logs).expect("a folder").count();
     assert_eq!(folders(), 5, "four partitions and the controller");
-    let response = delete_topics::handle(broker, &root(), 5, deletion(&["a", "a", "nothing"])).await;
-    let expected = [(Some("a"), 0), (Some("a"), code(InvalidRequest)), (Some("nothing"), code(UnknownTopicOrPartition))];
+    let response = delete_topics::handle(broker, &root(), 5, deletion(&["b", "b", "a", "nothing"])).await;
+    let twice = (Some("b"), code(InvalidRequest));
+    let expected = [twice, twice, (Some("a"), 0), (Some("nothing"), code(UnknownTopicOrPartition))];
     assert_eq!(deleted(&response), expected);
 
     let by_id = |id| DeleteTopicState::default().with_name(None).with_topic_id(id);

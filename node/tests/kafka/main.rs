@@ -4,3 +4,4 @@ mod entrance;
 mod groups;
 mod harness;
 mod records;
+mod repetition;

@@ -1,6 +1,6 @@
 //! AlterConfigs, the old way: what the request sets replaces all that was set; the rest goes back to its default.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::alter_configs_request::{AlterConfigsResource, AlterableConfig};
@@ -10,6 +10,7 @@ use meridian_auth::acl::Operation;
 
 use crate::controller::command::ConfigChange;
 use crate::kafka::config_resource::{Resource, authorized};
+use crate::kafka::once::twice;
 use crate::kafka::refusal::{Refusal, of_answer};
 use crate::kafka::shape::{Field, Shape, always};
 use crate::kafka::{Broker, Session};
@@ -24,13 +25,13 @@ pub const SHAPE: &[Field] = &[
 ];
 
 pub async fn handle(broker: &Broker, session: &Session, _version: i16, request: AlterConfigsRequest) -> AlterConfigsResponse {
-    let mut seen = BTreeSet::new();
+    let twice = twice(request.resources.iter().map(|resource| (resource.resource_type, resource.resource_name.clone())));
     let mut responses = Vec::with_capacity(request.resources.len());
     for resource in request.resources {
-        let altered = if seen.insert((resource.resource_type, resource.resource_name.clone())) {
-            alter(broker, session, &resource, request.validate_only).await
-        } else {
+        let altered = if twice.contains(&(resource.resource_type, resource.resource_name.clone())) {
             Err(Refusal::invalid("the request names this resource twice"))
+        } else {
+            alter(broker, session, &resource, request.validate_only).await
         };
         let response =
             AlterConfigsResourceResponse::default().with_resource_type(resource.resource_type).with_resource_name(resource.resource_name);

@@ -1,7 +1,5 @@
 //! CreatePartitions: makes topics larger. What is there stays where it is, and so does every record.
 
-use std::collections::BTreeSet;
-
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
@@ -9,6 +7,7 @@ use kafka_protocol::messages::{CreatePartitionsRequest, CreatePartitionsResponse
 use meridian_auth::acl::{Operation, ResourceType};
 
 use super::create_topics::nodes;
+use crate::kafka::once::twice;
 use crate::kafka::refusal::Refusal;
 use crate::kafka::shape::{Field, Shape, always};
 use crate::kafka::{Broker, Session};
@@ -20,8 +19,7 @@ pub const SHAPE: &[Field] = &[
 ];
 
 pub async fn handle(broker: &Broker, session: &Session, _version: i16, request: CreatePartitionsRequest) -> CreatePartitionsResponse {
-    let mut seen = BTreeSet::new();
-    let twice: BTreeSet<_> = request.topics.iter().filter(|topic| !seen.insert(&topic.name)).map(|topic| topic.name.clone()).collect();
+    let twice = twice(request.topics.iter().map(|topic| topic.name.clone()));
     let mut results = Vec::with_capacity(request.topics.len());
     for topic in request.topics {
         let grown = if twice.contains(&topic.name) {

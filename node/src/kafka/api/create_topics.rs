@@ -16,6 +16,7 @@ use meridian_auth::acl::{CLUSTER_NAME, Operation, ResourceType};
 use crate::controller::create::NewTopic;
 use crate::controller::image::Topic;
 use crate::kafka::config_source;
+use crate::kafka::once::twice;
 use crate::kafka::refusal::Refusal;
 use crate::kafka::shape::{Field, Shape, always};
 use crate::kafka::{Broker, Session};
@@ -65,8 +66,7 @@ pub async fn handle(broker: &Broker, session: &Session, _version: i16, request: 
 
 /// Topics named once, and the names that are there more than once: of those none is made.
 fn split_duplicates(topics: &[CreatableTopic]) -> (Vec<&CreatableTopic>, BTreeSet<TopicName>) {
-    let mut seen = BTreeSet::new();
-    let twice: BTreeSet<TopicName> = topics.iter().filter(|topic| !seen.insert(&topic.name)).map(|topic| topic.name.clone()).collect();
+    let twice = twice(topics.iter().map(|topic| topic.name.clone()));
     (topics.iter().filter(|topic| !twice.contains(&topic.name)).collect(), twice)
 }
 

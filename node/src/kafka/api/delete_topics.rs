@@ -1,6 +1,5 @@
-//! DeleteTopics: by name, from version 6 on also by id. Only a topic's home deletes it; its mirrors follow.
-
-use std::collections::BTreeSet;
+//! DeleteTopics: by name, from version 6 on also by id. Only a topic's home deletes it; its mirrors follow. A topic
+//! that a request names twice is not deleted.
 
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
@@ -12,6 +11,7 @@ use uuid::Uuid;
 
 use crate::controller::command::Command;
 use crate::controller::image::Image;
+use crate::kafka::once::twice;
 use crate::kafka::refusal::{Refusal, of_answer};
 use crate::kafka::shape::{Field, Shape, always, since, until};
 use crate::kafka::{Broker, Session};
@@ -30,11 +30,11 @@ pub async fn handle(broker: &Broker, session: &Session, version: i16, request: D
     };
     let image = broker.controller.image();
     let mut results = Vec::with_capacity(asked.len());
-    let mut seen = BTreeSet::new();
-    for topic in asked {
-        let judged = judge(&image, broker, session, &topic);
+    let judged: Vec<Judged> = asked.iter().map(|topic| judge(&image, broker, session, topic)).collect();
+    let twice = twice(judged.iter().filter(|judged| judged.refusal.is_none()).map(|judged| judged.name.clone()));
+    for (topic, judged) in asked.into_iter().zip(judged) {
         let done = match judged.refusal {
-            None if !seen.insert(judged.name.clone()) => Err(Refusal::invalid("the request names this topic twice")),
+            None if twice.contains(&judged.name) => Err(Refusal::invalid("the request names this topic twice")),
             None => delete(broker, &judged).await,
             Some(refusal) => Err(refusal),
         };

@@ -1,4 +1,5 @@
-//! DescribeConfigs: every config of a topic or of this node, with its source, synonyms, type and documentation.
+//! DescribeConfigs: every config of a topic or of this node, with its source, synonyms, type and documentation. A resource
+//! that a request names twice is told of once.
 
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
@@ -9,6 +10,7 @@ use meridian_auth::acl::Operation;
 
 use crate::kafka::config_resource::{Resource, authorized};
 use crate::kafka::config_source::{self, InForce, type_code};
+use crate::kafka::once::distinct;
 use crate::kafka::refusal::Refusal;
 use crate::kafka::shape::{Field, Shape, always, since};
 use crate::kafka::{Broker, Session};
@@ -31,7 +33,8 @@ pub async fn handle(broker: &Broker, session: &Session, _version: i16, request: 
             Err(refusal) => result.with_error_code(refusal.code()).with_error_message(refusal.text()),
         }
     };
-    DescribeConfigsResponse::default().with_results(request.resources.iter().map(result).collect())
+    let resources = distinct(&request.resources, |resource| (resource.resource_type, &resource.resource_name));
+    DescribeConfigsResponse::default().with_results(resources.into_iter().map(result).collect())
 }
 
 fn describe(broker: &Broker, session: &Session, resource: &DescribeConfigsResource) -> Result<Vec<InForce>, Refusal> {

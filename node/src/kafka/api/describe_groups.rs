@@ -8,6 +8,7 @@ use meridian_auth::acl::{Operation, ResourceType};
 use super::metadata::{OPERATIONS_UNASKED, operations};
 use crate::groups::{Description, MemberDescription, State};
 use crate::kafka::errors::ErrorCode;
+use crate::kafka::once::distinct;
 use crate::kafka::shape::{Field, Shape, always, since};
 use crate::kafka::{Asker, Broker, Session};
 
@@ -16,7 +17,7 @@ pub const SHAPE: &[Field] = &[always(Shape::Values(&Shape::Text)), since(3, Shap
 pub async fn handle(broker: &Broker, session: &Session, version: i16, request: DescribeGroupsRequest) -> DescribeGroupsResponse {
     let asker = broker.asker(session);
     let mut groups = Vec::new();
-    for id in request.groups {
+    for id in distinct(request.groups, GroupId::clone) {
         let operations = if request.include_authorized_operations { group_operations(&asker, &id) } else { OPERATIONS_UNASKED };
         let group = describe(broker, &asker, version, id.clone()).await.unwrap_or_else(|error| refused(id, error));
         // Only a group that is shown tells what may be done with it.

@@ -1,6 +1,6 @@
 //! DescribeLogDirs: this node's data folder, what is free on its disk, and how large each replica in it is. A node has one folder.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kafka_protocol::messages::describe_log_dirs_response::{DescribeLogDirsPartition, DescribeLogDirsResult, DescribeLogDirsTopic};
 use kafka_protocol::messages::{DescribeLogDirsRequest, DescribeLogDirsResponse};
@@ -22,15 +22,14 @@ pub async fn handle(broker: &Broker, session: &Session, version: i16, request: D
         return if version >= 3 { response.with_error_code(denied(ResourceType::Cluster).code()) } else { response };
     }
     let image = broker.controller.image();
+    let wanted: Option<BTreeSet<(&str, i32)>> = request.topics.as_ref().map(|topics| {
+        topics.iter().flat_map(|topic| topic.partitions.iter().map(|partition| (topic.topic.as_str(), *partition))).collect()
+    });
     let mut topics: BTreeMap<String, Vec<DescribeLogDirsPartition>> = BTreeMap::new();
     for replica in broker.raft.partitions() {
         let id = replica.id();
         let Some(topic) = image.topics_by_id.get(&id.topic) else { continue };
-        let is_asked = request
-            .topics
-            .as_ref()
-            .is_none_or(|asked| asked.iter().any(|asked| asked.topic.as_str() == topic.name && asked.partitions.contains(&id.partition)));
-        if is_asked {
+        if wanted.as_ref().is_none_or(|wanted| wanted.contains(&(topic.name.as_str(), id.partition))) {
             topics.entry(topic.name.clone()).or_default().push(told(&replica));
         }
     }

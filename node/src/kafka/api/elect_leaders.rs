@@ -13,6 +13,7 @@ use meridian_auth::acl::{CLUSTER_NAME, Operation, ResourceType};
 
 use crate::controller::image::{Image, Topic};
 use crate::kafka::binding::denied;
+use crate::kafka::once::distinct;
 use crate::kafka::refusal::Refusal;
 use crate::kafka::shape::{Field, Shape, always, since};
 use crate::kafka::{Broker, Session, leaders};
@@ -38,7 +39,8 @@ pub async fn handle(broker: &Broker, session: &Session, version: i16, request: E
     let asked = match &request.topic_partitions {
         None => all(&image),
         Some(topics) => {
-            topics.iter().flat_map(|topic| topic.partitions.iter().map(|partition| (topic.topic.to_string(), *partition))).collect()
+            let partitions = topics.iter().flat_map(|topic| topic.partitions.iter().map(|partition| (topic.topic.to_string(), *partition)));
+            distinct(partitions, Clone::clone)
         }
     };
     let preferred = version == 0 || request.election_type == PREFERRED;

@@ -1,6 +1,8 @@
 //! Fetch: committed batches as they are stored, sent without a copy. A request that finds too little parks on high watermarks, leaderships and
 //! the metadata, so that it ends as soon as there is enough, the leader moves, or an ACL takes the right away.
 //!
+//! A partition that a request names twice is answered once, as it was named last: Kafka does so, too.
+//!
 //! Incremental sessions (KIP-227) are not kept: every answer says session 0, which clients take for "send everything each time".
 
 use std::time::Duration;
@@ -20,6 +22,7 @@ use super::{Call, Outcome};
 use crate::kafka::counters::add;
 use crate::kafka::errors::{self, ErrorCode, NONE};
 use crate::kafka::leaders::{self, Hint};
+use crate::kafka::once::merged;
 use crate::kafka::reply::{Reply, Writer};
 use crate::kafka::topic_key::TopicKey;
 use crate::kafka::{Asker, Broker, Session};
@@ -98,8 +101,11 @@ impl<'a> Fetch<'a> {
             source: Err(ErrorCode::UnknownServerError),
             hint: None,
         };
-        let topics = request.topics.iter();
-        let topics = topics.map(|topic| TopicSlots { key: topic.key.to_owned(), slots: topic.partitions.iter().map(slot).collect() });
+        let topics = merged(request.topics.iter().map(|topic| (topic.key, topic.partitions.iter().collect())), |asked| asked.index);
+        let topics = topics.into_iter().map(|(key, partitions)| {
+            let slots = partitions.iter().map(|asked| slot(asked.last)).collect();
+            TopicSlots { key: key.to_owned(), slots }
+        });
         let bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(FETCH_BYTES_MAX);
         Fetch { broker, session, topics: topics.collect(), bytes: 0, bytes_max, failed: false }
     }
@@ -207,8 +213,12 @@ impl Slot {
         };
         let room = room.min(usize::try_from(self.asked.bytes_max).unwrap_or(0).saturating_sub(self.bytes));
         self.full = room == 0 && !first;
-        // Out of range must be told even where nothing fits.
-        if !self.full || self.batches.is_empty() {
+        if self.full {
+            // Out of range must be told even where nothing fits, and nothing is read for it.
+            if !(replica.log_start_offset()..=replica.high_watermark()).contains(&self.next) && self.batches.is_empty() {
+                return self.fail(ErrorCode::OffsetOutOfRange);
+            }
+        } else {
             match replica.read(self.next, room).await {
                 Err(error) => return self.fail(errors::of_read(&error)),
                 Ok(batches) => self.take(batches.into_iter().map(|batch| batch.bytes), room, first),

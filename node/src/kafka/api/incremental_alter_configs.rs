@@ -1,7 +1,7 @@
 //! IncrementalAlterConfigs: sets, resets, and adds to or takes from lists, of topics homed here, and of this node what changes
 //! while it runs. The changes of one resource are made whole or not at all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
@@ -12,6 +12,7 @@ use meridian_auth::acl::Operation;
 use crate::controller::command::{Command, ConfigChange};
 use crate::controller::{node_config, topic_config};
 use crate::kafka::config_resource::{Resource, authorized};
+use crate::kafka::once::twice;
 use crate::kafka::refusal::{Refusal, of_answer};
 use crate::kafka::shape::{Field, Shape, always};
 use crate::kafka::{Broker, Session};
@@ -37,13 +38,13 @@ pub async fn handle(
     _version: i16,
     request: IncrementalAlterConfigsRequest,
 ) -> IncrementalAlterConfigsResponse {
-    let mut seen = BTreeSet::new();
+    let twice = twice(request.resources.iter().map(|resource| (resource.resource_type, resource.resource_name.clone())));
     let mut responses = Vec::with_capacity(request.resources.len());
     for resource in request.resources {
-        let altered = if seen.insert((resource.resource_type, resource.resource_name.clone())) {
-            alter(broker, session, &resource, request.validate_only).await
-        } else {
+        let altered = if twice.contains(&(resource.resource_type, resource.resource_name.clone())) {
             Err(Refusal::invalid("the request names this resource twice"))
+        } else {
+            alter(broker, session, &resource, request.validate_only).await
         };
         let response =
             AlterConfigsResourceResponse::default().with_resource_type(resource.resource_type).with_resource_name(resource.resource_name);
@@ -70,16 +71,17 @@ async fn alter(broker: &Broker, session: &Session, resource: &AlterConfigsResour
     }
 }
 
+/// What cannot be is an invalid request where it is a node's, and an invalid config where it is a topic's: Kafka's tools expect that (KAFKA-13609).
 async fn alter_node(broker: &Broker, changes: BTreeMap<String, ConfigChange>, validate_only: bool) -> Result<(), Refusal> {
     let image = broker.controller.image();
     let held = image.node_configs.get(&broker.node_id).cloned().unwrap_or_default();
-    let wanted = node_config::altered(&held, changes.clone()).map_err(|message| Refusal::new(ResponseError::InvalidConfig, message))?;
+    let wanted = node_config::altered(&held, changes.clone()).map_err(Refusal::invalid)?;
     // Kafka's tools clear throttles wherever they have been, set or not.
     if validate_only || wanted == held {
         return Ok(());
     }
     let answer = broker.controller.submit(Command::AlterNodeConfigs { node: broker.node_id, changes }).await?;
-    of_answer(answer, ResponseError::InvalidConfig).map(|_| ())
+    of_answer(answer, ResponseError::InvalidRequest).map(|_| ())
 }
 
 /// Kafka's tools mark the replicas of each topic that they move, and the mirrors of a topic move in their own region, where it has no configs.

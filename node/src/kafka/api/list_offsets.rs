@@ -1,12 +1,14 @@
 //! ListOffsets: a partition's first and last offset, and the offset at a time. Only committed records are seen.
+//! A partition that a request names twice is refused, once, as in Kafka.
 
-use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::list_offsets_request::ListOffsetsPartition;
 use kafka_protocol::messages::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
-use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
+use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse, TopicName};
 use meridian_auth::acl::{Operation, ResourceType};
 use meridian_raft::partition::{OffsetAt, Partition, ReadError};
 
 use crate::kafka::errors::{self, ErrorCode};
+use crate::kafka::once::{Named, merged};
 use crate::kafka::shape::{Field, Shape, always, since};
 use crate::kafka::{Asker, Broker, Session, leaders};
 
@@ -34,29 +36,37 @@ const UNKNOWN: i64 = -1;
 pub async fn handle(broker: &Broker, session: &Session, version: i16, request: ListOffsetsRequest) -> ListOffsetsResponse {
     let asker = broker.asker(session);
     let mut topics = Vec::with_capacity(request.topics.len());
-    for topic in request.topics {
-        topics.push(of_topic(broker, &asker, version, topic).await);
+    let asked = request.topics.into_iter().map(|topic| (topic.name, topic.partitions));
+    for (name, partitions) in merged(asked, |partition| partition.partition_index) {
+        topics.push(of_topic(broker, &asker, version, name, partitions).await);
     }
     ListOffsetsResponse::default().with_topics(topics)
 }
 
-async fn of_topic(broker: &Broker, asker: &Asker<'_>, version: i16, asked: ListOffsetsTopic) -> ListOffsetsTopicResponse {
-    let found = if asker.may(Operation::Describe, ResourceType::Topic, &asked.name) {
-        asker.image.topics.get(asked.name.as_str()).ok_or(ErrorCode::UnknownTopicOrPartition)
+async fn of_topic(
+    broker: &Broker,
+    asker: &Asker<'_>,
+    version: i16,
+    name: TopicName,
+    asked: Vec<Named<ListOffsetsPartition>>,
+) -> ListOffsetsTopicResponse {
+    let found = if asker.may(Operation::Describe, ResourceType::Topic, &name) {
+        asker.image.topics.get(name.as_str()).ok_or(ErrorCode::UnknownTopicOrPartition)
     } else {
         Err(ErrorCode::TopicAuthorizationFailed)
     };
-    let mut partitions = Vec::with_capacity(asked.partitions.len());
-    for partition in asked.partitions {
+    let mut partitions = Vec::with_capacity(asked.len());
+    for Named { last: partition, twice } in asked {
         let epoch = if version >= 4 { partition.current_leader_epoch } else { -1 };
         let led = found.and_then(|topic| leaders::led(broker, topic, partition.partition_index, epoch));
         let offset = match led {
+            Ok(_) if twice => Err(ErrorCode::InvalidRequest),
             Ok(replica) => find(&replica, version, partition.timestamp).await,
             Err(error) => Err(error),
         };
         partitions.push(respond(&partition, version, offset));
     }
-    ListOffsetsTopicResponse::default().with_name(asked.name).with_partitions(partitions)
+    ListOffsetsTopicResponse::default().with_name(name).with_partitions(partitions)
 }
 
 fn respond(asked: &ListOffsetsPartition, version: i16, offset: Result<Option<OffsetAt>, ErrorCode>) -> ListOffsetsPartitionResponse {

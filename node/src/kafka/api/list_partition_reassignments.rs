@@ -1,6 +1,6 @@
 //! ListPartitionReassignments: which partitions move, with the nodes they go to and those they leave (KIP-455).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kafka_protocol::messages::list_partition_reassignments_request::ListPartitionReassignmentsTopics;
 use kafka_protocol::messages::list_partition_reassignments_response::{OngoingPartitionReassignment, OngoingTopicReassignment};
@@ -34,8 +34,12 @@ pub async fn handle(
 
 fn list(image: &Image, asked: Option<&[ListPartitionReassignmentsTopics]>) -> Vec<OngoingTopicReassignment> {
     let Some(asked) = asked else { return image.topics.values().filter_map(|topic| told(topic, |_| true)).collect() };
-    let found = asked.iter().filter_map(|asked| Some((asked, image.topics.get(asked.name.as_str())?)));
-    found.filter_map(|(asked, topic)| told(topic, |partition| asked.partition_indexes.contains(&partition))).collect()
+    let mut wanted: BTreeMap<&str, BTreeSet<i32>> = BTreeMap::new();
+    for topic in asked {
+        wanted.entry(topic.name.as_str()).or_default().extend(&topic.partition_indexes);
+    }
+    let found = wanted.iter().filter_map(|(name, wanted)| Some((image.topics.get(*name)?, wanted)));
+    found.filter_map(|(topic, wanted)| told(topic, |partition| wanted.contains(&partition))).collect()
 }
 
 fn told(topic: &Topic, is_asked: impl Fn(i32) -> bool) -> Option<OngoingTopicReassignment> {

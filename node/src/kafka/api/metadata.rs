@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::controller::image::{Image, Topic};
 use crate::controller::topic_name;
 use crate::kafka::errors::{ErrorCode, NONE};
+use crate::kafka::once::distinct;
 use crate::kafka::shape::{Field, Shape, always, between, since};
 use crate::kafka::{Asker, Broker, Session, leaders};
 
@@ -36,7 +37,10 @@ pub async fn handle(broker: &Broker, session: &Session, version: i16, request: M
         None => view.all(),
         // Version 0 has no null: empty asks for all.
         Some(topics) if version == 0 && topics.is_empty() => view.all(),
-        Some(topics) => topics.into_iter().map(|asked| view.asked(asked.topic_id, asked.name)).collect(),
+        Some(topics) => {
+            let topics = distinct(topics, |asked| (asked.topic_id, asked.name.clone()));
+            topics.into_iter().map(|asked| view.asked(asked.topic_id, asked.name)).collect()
+        }
     };
     let operations = if request.include_cluster_authorized_operations && (8..=10).contains(&version) {
         cluster_operations(&asker)

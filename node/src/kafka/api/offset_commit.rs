@@ -1,4 +1,7 @@
 //! OffsetCommit: how far a group has come. Acknowledged when a majority has fsynced it. Since version 10 topics are named by their ids.
+//! The last word counts for a partition that a request names twice, as in Kafka.
+
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
@@ -66,7 +69,7 @@ fn read_by_id(body: &[u8]) -> Result<OffsetCommitRequest, Cut> {
 
 pub async fn handle(broker: &Broker, session: &Session, version: i16, request: OffsetCommitRequest) -> OffsetCommitResponse {
     let asker = broker.asker(session);
-    let mut offsets = Vec::new();
+    let mut offsets = BTreeMap::new();
     let mut topics = Vec::new();
     if !asker.may(Operation::Read, ResourceType::Group, &request.group_id) {
         topics.extend(request.topics.iter().map(|topic| told(topic, |_| ErrorCode::GroupAuthorizationFailed.code())));
@@ -89,7 +92,7 @@ fn take(
     asker: &Asker<'_>,
     version: i16,
     topic: &OffsetCommitRequestTopic,
-    offsets: &mut Vec<(String, i32, Committed)>,
+    offsets: &mut BTreeMap<(String, i32), Committed>,
 ) -> OffsetCommitResponseTopic {
     let key = if version >= BY_ID { TopicKey::Id(topic.topic_id) } else { TopicKey::Name(topic.name.to_string()) };
     let found = match key.find(asker, Operation::Read) {
@@ -112,7 +115,7 @@ fn take(
             metadata: metadata.to_owned(),
             commit_timestamp_ms: 0,
         };
-        offsets.push((found.name.clone(), number, committed));
+        offsets.insert((found.name.clone(), number), committed);
         NONE
     })
 }
@@ -129,7 +132,7 @@ async fn commit(
     broker: &Broker,
     version: i16,
     request: &OffsetCommitRequest,
-    offsets: Vec<(String, i32, Committed)>,
+    offsets: BTreeMap<(String, i32), Committed>,
 ) -> Result<(), ErrorCode> {
     if !may_hold_offsets(&request.group_id) {
         return Err(ErrorCode::InvalidGroupId);
@@ -139,7 +142,7 @@ async fn commit(
         instance_id: request.group_instance_id.as_ref().map(ToString::to_string),
         generation: request.generation_id_or_member_epoch,
         unknown_group: if version >= 9 { ErrorCode::GroupIdNotFound } else { ErrorCode::IllegalGeneration },
-        offsets,
+        offsets: offsets.into_iter().map(|((topic, partition), committed)| (topic, partition, committed)).collect(),
     };
     broker.groups.commit(request.group_id.to_string(), commit).await
 }

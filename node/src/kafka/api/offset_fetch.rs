@@ -1,4 +1,5 @@
 //! OffsetFetch: how far groups have come. −1 where nothing was committed. Since version 10 topics are named by their ids.
+//! What a request names twice is told once.
 
 use bytes::Bytes;
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
@@ -9,12 +10,14 @@ use kafka_protocol::messages::offset_fetch_response::{
 use kafka_protocol::messages::{GroupId, OffsetFetchRequest, OffsetFetchResponse, TopicName};
 use kafka_protocol::protocol::{Decodable, StrBytes};
 use meridian_auth::acl::{Operation, ResourceType};
+use uuid::Uuid;
 
 use super::heartbeat::may_hold_offsets;
 use super::offset_commit::BY_ID;
 use crate::groups::Committed;
 use crate::kafka::cursor::{Cursor, Cut};
 use crate::kafka::errors::{ErrorCode, NONE};
+use crate::kafka::once::{Named, distinct, merged};
 use crate::kafka::shape::{Field, Shape, always, between, since, until};
 use crate::kafka::topic_key::TopicKey;
 use crate::kafka::{Asker, Broker, Session};
@@ -80,7 +83,7 @@ pub async fn handle(broker: &Broker, session: &Session, version: i16, request: O
     let asker = broker.asker(session);
     if version >= BATCHED {
         let mut groups = Vec::new();
-        for group in request.groups {
+        for group in distinct(request.groups, |group| group.group_id.clone()) {
             groups.push(fetch(broker, &asker, version, group).await);
         }
         return OffsetFetchResponse::default().with_groups(groups);
@@ -155,7 +158,7 @@ async fn some(
         let may = asker.may(Operation::Describe, ResourceType::Topic, &topic.name);
         if may { Ok(topic.name.to_string()) } else { Err(ErrorCode::TopicAuthorizationFailed) }
     };
-    let named = topics.into_iter().map(|topic| (name(&topic), topic)).collect::<Vec<_>>();
+    let named = once(topics).into_iter().map(|topic| (name(&topic), topic)).collect::<Vec<_>>();
     let wanted = named.iter().filter_map(|(name, topic)| Some((name.clone().ok()?, topic.partition_indexes.clone())));
     // In the order asked.
     let mut found = broker.groups.fetch(group.to_owned(), Some(wanted.collect())).await?.into_iter();
@@ -168,6 +171,16 @@ async fn some(
         }
     });
     Ok(told.collect())
+}
+
+/// Each topic once, and each of its partitions.
+fn once(topics: Vec<OffsetFetchRequestTopics>) -> Vec<OffsetFetchRequestTopics> {
+    let topics = topics.into_iter().map(|topic| ((topic.name, topic.topic_id), topic.partition_indexes));
+    let topic = |((name, id), partitions): ((TopicName, Uuid), Vec<Named<i32>>)| {
+        let indexes = partitions.into_iter().map(|partition| partition.last).collect();
+        OffsetFetchRequestTopics::default().with_name(name).with_topic_id(id).with_partition_indexes(indexes)
+    };
+    merged(topics, |index| *index).into_iter().map(topic).collect()
 }
 
 fn partition((number, committed): (i32, Option<Committed>)) -> OffsetFetchResponsePartitions {

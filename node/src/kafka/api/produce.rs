@@ -19,8 +19,9 @@ use crate::controller::topic_config;
 use crate::kafka::counters::add;
 use crate::kafka::errors::{self, ErrorCode, NONE};
 use crate::kafka::leaders::{self, Hint};
+use crate::kafka::once::{Named, merged};
 use crate::kafka::reply::Writer;
-use crate::kafka::topic_key::TopicKey;
+use crate::kafka::topic_key::{TopicKey, TopicRef};
 use crate::kafka::{Asker, Broker, Session};
 use crate::telemetry::spans;
 
@@ -84,7 +85,8 @@ pub(crate) fn submit(broker: &Broker, session: &Session, call: Call) -> BoxFutur
     let (whole, alone) = (refused_whole(&request), request.topics.len() == 1);
     let submission = Submission { broker, asker: &asker, version: call.version, acks: request.acks, whole, alone };
     let (silent, timeout_ms) = (request.acks == ACKS_NONE, request.timeout_ms);
-    let topics = detach(request.topics, &call.body);
+    let topics = request.topics.into_iter().map(|topic| (topic.key, topic.partitions));
+    let topics = detach(merged(topics, |partition| partition.index), &call.body);
     let (version, correlation_id, flexible) = (call.version, call.correlation_id, call.is_flexible());
     // The batches' own slices are to be the only ones left: the log then stamps them in place.
     drop(call);
@@ -101,10 +103,18 @@ fn refused_whole(request: &ProduceRequest<'_>) -> Option<(ErrorCode, &'static st
     request.transactional.then_some((ErrorCode::InvalidTxnState, "transactions are not supported"))
 }
 
-type Detached = Vec<(TopicKey, Vec<(i32, Option<Bytes>)>)>;
+type Detached = Vec<(TopicKey, Vec<Sent>)>;
+
+/// What was sent to one partition.
+struct Sent {
+    index: i32,
+    records: Option<Bytes>,
+    /// There was something before it in the same request.
+    twice: bool,
+}
 
 /// Every batch in a buffer that pins no more than itself, or little more.
-fn detach(topics: Vec<request::Topic<'_>>, body: &Bytes) -> Detached {
+fn detach(topics: Vec<(TopicRef<'_>, Vec<Named<request::Partition>>)>, body: &Bytes) -> Detached {
     let detached = |records: std::ops::Range<usize>| {
         if records.len() >= SLICE_BYTES_MIN && 2 * records.len() >= body.len() {
             body.slice(records)
@@ -112,10 +122,8 @@ fn detach(topics: Vec<request::Topic<'_>>, body: &Bytes) -> Detached {
             Bytes::copy_from_slice(&body[records])
         }
     };
-    let partitions = |partitions: Vec<request::Partition>| {
-        partitions.into_iter().map(|partition| (partition.index, partition.records.map(&detached))).collect()
-    };
-    topics.into_iter().map(|topic| (topic.key.to_owned(), partitions(topic.partitions))).collect()
+    let sent = |Named { last: request::Partition { index, records }, twice }| Sent { index, records: records.map(&detached), twice };
+    topics.into_iter().map(|(key, partitions)| (key.to_owned(), partitions.into_iter().map(sent).collect())).collect()
 }
 
 struct Submission<'a> {
@@ -129,15 +137,17 @@ struct Submission<'a> {
 }
 
 impl Submission<'_> {
-    fn topic(&self, key: TopicKey, partitions: Vec<(i32, Option<Bytes>)>) -> TopicParts {
-        let found = self.writable(&key);
+    fn topic(&self, key: TopicKey, partitions: Vec<Sent>) -> TopicParts {
+        let mut found = self.writable(&key);
         if let (Ok(topic), true) = (&found, self.alone) {
             spans::destination("send", &topic.name);
         }
-        let parts = partitions.into_iter().map(|(index, records)| {
-            let result = match &found {
-                Ok(topic) => self.partition(topic, index, records),
-                Err(refused) => Err(Refused { error: refused.error, message: refused.message.clone() }),
+        let parts = partitions.into_iter().map(|sent| {
+            let index = sent.index;
+            let result = match &mut found {
+                Ok(topic) => self.partition(topic, sent),
+                // Why, is said once: a partition of few bytes is not to be answered by many.
+                Err(refused) => Err(Refused { error: refused.error, message: refused.message.take() }),
             };
             let hint = match (&found, &result) {
                 (Ok(topic), Err(refused)) => leaders::hint(self.broker, topic, index, refused.error),
@@ -165,8 +175,12 @@ impl Submission<'_> {
         Ok(topic)
     }
 
-    fn partition(&self, topic: &Topic, index: i32, records: Option<Bytes>) -> Result<(Partition, Append), Refused> {
+    fn partition(&self, topic: &Topic, Sent { index, records, twice }: Sent) -> Result<(Partition, Append), Refused> {
         let replica = leaders::led(self.broker, topic, index, -1)?;
+        if twice {
+            // Kafka takes the last and is silent about the others, which are lost then.
+            return Err(Refused::new(ErrorCode::InvalidRequest, "the request holds two batches for this partition"));
+        }
         let records = records.ok_or_else(|| Refused::new(ErrorCode::InvalidRecord, "no batch"))?;
         let bytes_max = number(topic, "max.message.bytes").min(BATCH_BYTES_MAX);
         if records.len() > bytes_max {

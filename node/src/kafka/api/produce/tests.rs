@@ -78,8 +78,8 @@ fn a_claim_of_more_topics_or_partitions_than_remain_is_refused() {
 fn a_small_batch_does_not_pin_its_frame_and_a_large_one_is_not_copied() {
     let body = Bytes::from(vec![7; 3 * SLICE_BYTES_MIN]);
     let key = TopicRef::Name("t");
-    let topic = |records| vec![request::Topic { key, partitions: vec![request::Partition { index: 0, records: Some(records) }] }];
-    let records = |range| detach(topic(range), &body)[0].1[0].1.clone().expect("records");
+    let sent = |records| Named { last: request::Partition { index: 0, records: Some(records) }, twice: false };
+    let records = |range| detach(vec![(key, vec![sent(range)])], &body)[0].1[0].records.clone().expect("records");
     let inside = body.as_ptr_range();
     assert!(!inside.contains(&records(10..20).as_ptr()));
     assert!(!inside.contains(&records(0..SLICE_BYTES_MIN).as_ptr()), "a third of the frame");
