@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -12,8 +12,8 @@ use meridian_chaos::check::{Verdict, judge, tally};
 use meridian_chaos::history::{HistoryError, parse};
 use meridian_chaos::scenario::{self, Plan, Scenario, ScenarioError};
 use meridian_chaos::sim::golden::SCENES;
-use meridian_chaos::sim::sweep::{self, Sweep};
-use meridian_chaos::sim::{Broken, Mutations, log, region};
+use meridian_chaos::sim::sweep::Sweep;
+use meridian_chaos::sim::{Mutations, Run, World, here};
 
 #[derive(Debug, Parser)]
 #[command(name = "meridian-chaos", version, about = "Proves, or refutes, what a mesh promises")]
@@ -51,9 +51,12 @@ enum Command {
         /// Break it on purpose: a finding must follow
         #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(Mutations::ALL.iter().map(|(name, _)| *name)))]
         mutation: Option<String>,
-        /// Threads, each with a seed of its own
+        /// Runs at a time, each in a process of its own
         #[arg(long, default_value_t = 1)]
         jobs: usize,
+        /// Live through the one seed in this very process, for a debugger, and say as JSON how it ended
+        #[arg(long, requires = "seed")]
+        here: bool,
         /// Go on behind a seed that does not hold, and report all of them
         #[arg(long)]
         keep_going: bool,
@@ -90,14 +93,6 @@ enum Command {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum World {
-    /// Three or five nodes and a few partitions, with faults of power, network, disks and clocks
-    Region,
-    /// The partition log of one node: power cuts, torn tails, failing syncs, truncation
-    Log,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
 enum Format {
     Table,
     Json,
@@ -106,13 +101,16 @@ enum Format {
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Check { history, acked_min, examples, format } => check(&history, acked_min, examples, format),
-        Command::Sim { seed, seeds, world, mutation, jobs, keep_going } => {
+        Command::Sim { seed: Some(seed), world, mutation, here: true, .. } => status(here(&Run { world, seed, mutation }).is_ok()),
+        Command::Sim { seed, seeds, world, mutation, jobs, keep_going, .. } => {
             let seeds = seed.map_or(seeds, |seed| seed..seed.saturating_add(1));
-            let mutations = mutation.and_then(|name| Mutations::named(&name)).unwrap_or_default();
-            match world {
-                World::Region => sim(&Sweep { seeds, jobs, keep_going }, |seed| region::simulate(seed, mutations)),
-                World::Log => sim(&Sweep { seeds, jobs, keep_going }, |seed| log::simulate(seed, mutations)),
-            }
+            let this = std::env::current_exe().unwrap_or_else(|_| "meridian-chaos".into());
+            let program = |run: &Run| {
+                let mut program = process::Command::new(&this);
+                program.args(["sim", "--here"]).args(run.arguments());
+                program
+            };
+            status(Sweep { world, mutation, seeds, jobs, keep_going }.run(program, &mut io::stderr()))
         }
         Command::Golden { write, dir } => golden(&dir, write),
         Command::Run { scenario, seconds, rate, meridian, flights, dir } => {
@@ -168,8 +166,8 @@ fn play(plan: Plan) -> ExitCode {
     }
 }
 
-fn sim<O: sweep::Lived>(sweep: &Sweep, simulate: impl Fn(u64) -> Result<O, Broken> + Sync) -> ExitCode {
-    if sweep.run(simulate, &mut std::io::stderr()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+fn status(good: bool) -> ExitCode {
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// `A..B` with A < B.

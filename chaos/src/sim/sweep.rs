@@ -1,13 +1,14 @@
-//! Many seeds, on many threads: what they reached together, and which did not hold.
+//! Many seeds, several at a time: what they reached together, and which did not hold.
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::Range;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::{Broken, log, region};
+use super::{Broken, End, Run, World, apart};
 
 /// Between two lines of progress.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
@@ -16,35 +17,13 @@ const SEEDS_PROVING: u64 = 50;
 /// Findings to print.
 const FINDINGS_MAX: usize = 50;
 
-/// A run's end, of any world.
-pub trait Lived: Send {
-    fn trace(&self) -> u32;
-    /// Name, count, and whether a range of seeds must reach it.
-    fn reached(&self) -> Vec<(&'static str, u64, bool)>;
-}
-
-impl Lived for region::Outcome {
-    fn trace(&self) -> u32 {
-        self.trace
-    }
-    fn reached(&self) -> Vec<(&'static str, u64, bool)> {
-        self.reached.table()
-    }
-}
-
-impl Lived for log::Outcome {
-    fn trace(&self) -> u32 {
-        self.trace
-    }
-    fn reached(&self) -> Vec<(&'static str, u64, bool)> {
-        self.reached.table()
-    }
-}
-
 /// What to simulate.
 #[derive(Debug, Clone)]
 pub struct Sweep {
+    pub world: World,
+    pub mutation: Option<String>,
     pub seeds: Range<u64>,
+    /// Runs at a time.
     pub jobs: usize,
     /// Not only up to the first finding.
     pub keep_going: bool,
@@ -52,7 +31,7 @@ pub struct Sweep {
 
 #[derive(Debug, Default)]
 struct Tally {
-    reached: BTreeMap<&'static str, (u64, bool)>,
+    reached: BTreeMap<String, (u64, bool)>,
     traces: BTreeMap<u64, u32>,
     broken: Vec<Broken>,
 }
@@ -62,8 +41,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Sweep {
-    /// Runs the seeds, tells of progress on `progress` and of the result on stdout; true when every seed holds and all dangers were met.
-    pub fn run<O: Lived>(&self, simulate: impl Fn(u64) -> Result<O, Broken> + Sync, progress: &mut dyn Write) -> bool {
+    /// Runs the seeds, each in a process that `program` starts (see [`apart`]), tells of progress on `progress` and of the result on stdout; true
+    /// when every seed holds and all dangers were met.
+    pub fn run(&self, program: impl Fn(&Run) -> Command + Sync, progress: &mut dyn Write) -> bool {
         let (next, stop, tally) = (AtomicU64::new(self.seeds.start), AtomicBool::new(false), Mutex::<Tally>::default());
         let work = || {
             while !stop.load(Ordering::Relaxed) {
@@ -71,7 +51,8 @@ impl Sweep {
                 if seed >= self.seeds.end {
                     return;
                 }
-                let lived = simulate(seed);
+                let run = Run { world: self.world, seed, mutation: self.mutation.clone() };
+                let lived = apart(&run, &program);
                 let held = lived.is_ok();
                 lock(&tally).take(seed, lived);
                 if !held && !self.keep_going {
@@ -99,20 +80,20 @@ impl Sweep {
 }
 
 impl Tally {
-    fn take<O: Lived>(&mut self, seed: u64, lived: Result<O, Broken>) {
-        let outcome = match lived {
-            Ok(outcome) => outcome,
+    fn take(&mut self, seed: u64, lived: Result<End, Broken>) {
+        let end = match lived {
+            Ok(end) => end,
             Err(broken) => return self.broken.push(broken),
         };
-        self.traces.insert(seed, outcome.trace());
-        for (name, count, required) in outcome.reached() {
-            let (sum, _) = self.reached.entry(name).or_insert((0, required));
-            *sum += count;
+        self.traces.insert(seed, end.trace);
+        for counter in end.reached {
+            let (sum, _) = self.reached.entry(counter.name).or_insert((0, counter.required));
+            *sum += counter.count;
         }
     }
 
-    fn missing(&self) -> Vec<&'static str> {
-        self.reached.iter().filter(|(_, (count, required))| *required && *count == 0).map(|(name, _)| *name).collect()
+    fn missing(&self) -> Vec<&str> {
+        self.reached.iter().filter(|(_, (count, required))| *required && *count == 0).map(|(name, _)| name.as_str()).collect()
     }
 
     fn print(&self) {

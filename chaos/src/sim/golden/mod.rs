@@ -10,7 +10,6 @@ mod transcript;
 use std::io;
 use std::path::Path;
 
-use super::panics;
 pub use scenes::SCENES;
 
 /// One scene, by the name of its file.
@@ -35,12 +34,10 @@ pub enum GoldenError {
 impl Scene {
     /// Plays it; the transcript.
     pub fn transcript(self) -> Result<String, GoldenError> {
-        let play = move || {
-            let mut stage = stage::Stage::new(self.title);
-            (self.play)(&mut stage).map_err(|what| format!("{what}; seen so far:\n{}", stage.transcript()))?;
-            Ok(stage.transcript())
-        };
-        panics::caught(play).and_then(|played| played).map_err(|what| GoldenError::Scene { scene: self.name, what })
+        let failed = |what| GoldenError::Scene { scene: self.name, what };
+        let mut stage = stage::Stage::new(self.title);
+        (self.play)(&mut stage).map_err(|what| failed(format!("{what}; seen so far:\n{}", stage.transcript())))?;
+        Ok(stage.transcript())
     }
 
     /// Compares what is seen now with what is kept in the folder.

@@ -16,9 +16,9 @@ use rand::rngs::StdRng;
 use rand::seq::IteratorRandom;
 use rand::{Rng, SeedableRng};
 
+use super::Reached;
 use super::model::Model;
-use super::{Outcome, Reached};
-use crate::sim::{Broken, Mutations};
+use crate::sim::{End, Mutations};
 
 const STEPS: u64 = 160;
 /// Small, so that a run rolls through many segments.
@@ -29,17 +29,17 @@ const TAIL_BYTES: usize = 2 * 1024;
 const INDEX_BYTES: usize = 4 * 1024;
 const LOG_DIR: &str = "/data/groups/flights-0";
 
-/// Runs one seed from beginning to end.
-pub fn simulate(seed: u64, mutations: Mutations) -> Result<Outcome, Broken> {
+/// Runs one seed from beginning to end; otherwise the step and the promise that was broken.
+pub(in crate::sim) fn simulate(seed: u64, mutations: Mutations) -> Result<End, (u64, String)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    let runtime = runtime.map_err(|error| Broken { world: "log", seed, step: 0, what: format!("no runtime: {error}") })?;
+    let runtime = runtime.map_err(|error| (0, format!("no runtime: {error}")))?;
     runtime.block_on(async {
-        let mut life = Life::begin(seed, mutations).map_err(|what| Broken { world: "log", seed, step: 0, what })?;
+        let mut life = Life::begin(seed, mutations).map_err(|what| (0, what))?;
         for step in 0..STEPS {
-            life.step().await.map_err(|what| Broken { world: "log", seed, step, what })?;
+            life.step().await.map_err(|what| (step, what))?;
         }
-        life.power_cut().await.map_err(|what| Broken { world: "log", seed, step: STEPS, what })?;
-        Ok(Outcome { seed, trace: life.trace, reached: life.reached })
+        life.power_cut().await.map_err(|what| (STEPS, what))?;
+        Ok(End { trace: life.trace, reached: life.reached.table() })
     })
 }
 

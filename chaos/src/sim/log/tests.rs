@@ -1,4 +1,4 @@
-//! The simulator's own promises: it finds nothing in the sound log, it is deterministic, and it finds what is broken on purpose.
+//! The simulator's own promises: it finds nothing in the sound log, and it finds what is broken on purpose.
 
 use std::path::Path;
 
@@ -9,35 +9,20 @@ use meridian_raft::log::{FrameKind, Log, LogEntry, LogSettings, Memory, Place, R
 use meridian_raft::writer::Writer;
 
 use super::*;
-use crate::sim::Mutations;
-
-const SEEDS: u64 = 60;
+use crate::sim::process::tests::program;
+use crate::sim::sweep::Sweep;
+use crate::sim::{Mutations, World};
 
 #[test]
 fn no_seed_breaks_the_log_and_every_danger_is_met() {
-    let mut reached = Reached::default();
-    for seed in 0..SEEDS {
-        let outcome = simulate(seed, Mutations::default()).unwrap_or_else(|broken| panic!("{broken}"));
-        reached.add(&outcome.reached);
-    }
-    assert_eq!(reached.missing(), Vec::<&str>::new(), "{reached:?}");
-}
-
-#[test]
-fn the_same_seed_leaves_the_same_trace() {
-    for seed in [3, 14, 159] {
-        assert_eq!(simulate(seed, Mutations::default()), simulate(seed, Mutations::default()));
-    }
-    let (one, other) = (simulate(1, Mutations::default()), simulate(2, Mutations::default()));
-    assert_ne!(one.map(|outcome| outcome.trace), other.map(|outcome| outcome.trace));
+    let sweep = Sweep { world: World::Log, mutation: None, seeds: 0..60, jobs: 2, keep_going: false };
+    assert!(sweep.run(program, &mut std::io::sink()), "see what was printed");
 }
 
 #[test]
 fn an_acknowledgement_without_fsync_is_caught_within_ten_seeds() {
-    let found: Vec<String> = (0..10)
-        .filter_map(|seed| simulate(seed, Mutations { no_fsync: true, ..Mutations::default() }).err())
-        .map(|broken| broken.what)
-        .collect();
+    let mutations = Mutations::named("no-fsync").expect("it is there");
+    let found: Vec<String> = (0..10).filter_map(|seed| simulate(seed, mutations).err()).map(|(_, what)| what).collect();
     assert!(found.iter().any(|what| what.contains("acknowledged entries are lost")), "the oracle sleeps: {found:?}");
 }
 

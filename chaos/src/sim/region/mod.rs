@@ -16,35 +16,20 @@ mod reached;
 mod site;
 mod workload;
 
-pub use reached::Reached;
+use reached::Reached;
 
-use super::{Broken, Mutations, panics};
+use super::{End, Mutations};
 use phases::Run;
 use site::lock;
 
-/// A run's end: what it reached, and a digest of everything that happened, in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub struct Outcome {
-    pub seed: u64,
-    pub trace: u32,
-    pub reached: Reached,
-}
-
-/// Runs one seed from beginning to end. A panic anywhere in the simulated nodes is a finding as well.
-pub fn simulate(seed: u64, mutations: Mutations) -> Result<Outcome, Broken> {
-    let lived = panics::caught(move || {
-        let mut run = Run::new(seed, mutations);
-        let result = run.faults().and_then(|()| run.healing());
-        let step = run.sim.elapsed().as_millis() as u64;
-        let oracle = lock(&run.oracle);
-        oracle.broken.clone().map_or(result, Err).map_err(|what| broken(seed, step, what))?;
-        Ok(Outcome { seed, trace: oracle.trace, reached: oracle.reached })
-    });
-    lived.unwrap_or_else(|panic| Err(broken(seed, 0, format!("a node panicked: {panic}"))))
-}
-
-fn broken(seed: u64, step: u64, what: String) -> Broken {
-    Broken { world: "region", seed, step, what }
+/// Runs one seed from beginning to end; otherwise the moment and the promise that was broken.
+pub(super) fn simulate(seed: u64, mutations: Mutations) -> Result<End, (u64, String)> {
+    let mut run = Run::new(seed, mutations);
+    let result = run.faults().and_then(|()| run.healing());
+    let step = run.sim.elapsed().as_millis() as u64;
+    let oracle = lock(&run.oracle);
+    oracle.broken.clone().map_or(result, Err).map_err(|what| (step, what))?;
+    Ok(End { trace: oracle.trace, reached: oracle.reached.table() })
 }
 
 #[cfg(test)]

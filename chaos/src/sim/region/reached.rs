@@ -1,22 +1,18 @@
 //! How often a run reached what it is there to reach: a run that met no danger proves nothing.
 
+use crate::sim::Counter;
+
 /// One line a counter: `required` ones fail a range of seeds that never reached them.
 macro_rules! reached {
     ($($(#[$about:meta])* $need:ident $name:ident;)*) => {
-        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
-        pub struct Reached {
+        #[derive(Debug, Default)]
+        pub(super) struct Reached {
             $($(#[$about])* pub $name: u64,)*
         }
 
         impl Reached {
-            /// Adds another run's counts.
-            pub fn add(&mut self, other: &Reached) {
-                $(self.$name += other.$name;)*
-            }
-
-            /// Name, count, and whether a range of seeds must reach it.
-            pub fn table(&self) -> Vec<(&'static str, u64, bool)> {
-                vec![$((stringify!($name), self.$name, reached!(@ $need)),)*]
+            pub fn table(&self) -> Vec<Counter> {
+                vec![$(Counter { name: stringify!($name).to_owned(), count: self.$name, required: reached!(@ $need) },)*]
             }
         }
     };
@@ -78,11 +74,4 @@ reached! {
     required rotten_beneath;
     /// Damaged replicas that were brought back by their peers.
     required repairs;
-}
-
-impl Reached {
-    /// Names of the dangerous states that were never reached.
-    pub fn missing(&self) -> Vec<&'static str> {
-        self.table().into_iter().filter(|(_, count, required)| *required && *count == 0).map(|(name, _, _)| name).collect()
-    }
 }

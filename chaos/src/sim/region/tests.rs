@@ -1,31 +1,24 @@
-//! The simulated region's own promises: it holds, it is deterministic, and it finds what is broken on purpose.
+//! The simulated region's own promises: it holds, and it finds what is broken on purpose.
 
-use super::*;
-use crate::sim::Mutations;
+use crate::sim::process::tests::program;
 use crate::sim::sweep::Sweep;
+use crate::sim::{Broken, Run, World, apart};
 
 /// As many as every test run lives through; `meridian-chaos sim --seeds` goes further.
 const SEEDS: std::ops::Range<u64> = 0..60;
 
 #[test]
 fn no_seed_breaks_the_region_and_every_danger_is_met() {
-    let sweep = Sweep { seeds: SEEDS, jobs: 2, keep_going: false };
-    assert!(sweep.run(|seed| simulate(seed, Mutations::default()), &mut std::io::sink()), "see what was printed");
-}
-
-#[test]
-fn the_same_seed_leaves_the_same_trace() {
-    let first = simulate(5, Mutations::default());
-    assert_eq!(first, simulate(5, Mutations::default()));
-    assert_ne!(first.map(|outcome| outcome.trace), simulate(6, Mutations::default()).map(|outcome| outcome.trace));
+    let sweep = Sweep { world: World::Region, mutation: None, seeds: SEEDS, jobs: 2, keep_going: false };
+    assert!(sweep.run(program, &mut std::io::sink()), "see what was printed");
 }
 
 /// The first seed, of so many, that shows that something is broken, and nothing where nothing is.
-fn caught(name: &str, seeds: std::ops::Range<u64>) -> Broken {
-    let mutations = Mutations::named(name).unwrap_or_else(|| panic!("no mutation {name}"));
-    let holds = |broken: &Broken| simulate(broken.seed, Mutations::default()).is_ok();
-    let mut found = seeds.clone().filter_map(|seed| simulate(seed, mutations).err()).filter(holds);
-    found.next().unwrap_or_else(|| panic!("the oracle sleeps: {name} goes unseen in seeds {seeds:?}"))
+fn caught(mutation: &str, seeds: std::ops::Range<u64>) -> Broken {
+    let run = |seed| Run::new(World::Region, seed);
+    let holds = |broken: &Broken| apart(&run(broken.run.seed), program).is_ok();
+    let mut found = seeds.clone().filter_map(|seed| apart(&run(seed).mutated(mutation), program).err()).filter(holds);
+    found.next().unwrap_or_else(|| panic!("the oracle sleeps: {mutation} goes unseen in seeds {seeds:?}"))
 }
 
 #[test]

@@ -48,7 +48,10 @@ struct SimClock {
 
 impl Clock for SimClock {
     fn wall_us(&self) -> i64 {
-        let elapsed_us = i64::try_from(self.started.elapsed().as_micros()).unwrap_or(i64::MAX);
+        // A host that starts again counts its instants from the real time at which it does so: only the world's own time goes on, and is the
+        // same in every run. Outside such a world there is one runtime, whose instants are as good.
+        let elapsed = turmoil::sim_elapsed().unwrap_or_else(|| self.started.elapsed());
+        let elapsed_us = i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX);
         let Ills { clock_offset_us, clock_drift_ppm, .. } = self.disk.ills();
         WALL_BASE_US + elapsed_us + elapsed_us / 1_000_000 * clock_drift_ppm + clock_offset_us
     }
