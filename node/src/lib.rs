@@ -15,6 +15,7 @@ pub mod logs;
 pub mod membership;
 pub mod mesh;
 mod nearest;
+mod open_files;
 pub mod serve;
 pub mod signals;
 pub mod telemetry;

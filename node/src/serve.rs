@@ -26,6 +26,7 @@ use crate::kafka::listener::Listener;
 use crate::membership::entry::{self, Entry, REMOVED_FILE};
 use crate::membership::{Membership, MembershipConfig};
 use crate::mesh::Mesh;
+use crate::open_files::{self, OpenFilesError};
 use crate::telemetry::otlp::{Otlp, OtlpError};
 use crate::tls::{self, Credentials, TlsError};
 
@@ -58,6 +59,8 @@ pub enum ServeError {
     #[error("cannot listen for Kafka clients on {address}: {error}")]
     Listen { address: SocketAddr, error: io::Error },
     #[error(transparent)]
+    OpenFiles(#[from] OpenFilesError),
+    #[error(transparent)]
     Link(#[from] LinkError),
     /// A write or a sync of the data folder has failed: nothing is written any more, and no sync is tried again.
     #[error("{0}; this node has ended, and its peers lead in its place")]
@@ -67,6 +70,7 @@ pub enum ServeError {
 /// Serves until `stop` resolves, then hands leaderships over and stops. `raft` runs Raft alone, so that busy clients cannot starve its
 /// heartbeats; everything else runs on the calling runtime.
 pub async fn serve(config: Config, raft_runtime: tokio::runtime::Handle, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
+    open_files::raise()?;
     let _lock = FolderLock::take(&config.data_dir)?;
     // Two providers are compiled in, and a library that asks for the default one must not have to choose. Refused where it is set already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
