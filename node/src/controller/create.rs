@@ -195,7 +195,8 @@ async fn wait_until_ready(raft: &Node, topic: &Topic, from: usize, within: Durat
     let deadline = Instant::now() + within;
     let mut left: Vec<i32> = (from..topic.partitions.len()).filter_map(|partition| i32::try_from(partition).ok()).collect();
     loop {
-        left.retain(|partition| !raft.is_led(GroupId { topic: topic.id, partition: *partition }));
+        // Of those that are not ready one is enough to wait for.
+        while left.pop_if(|partition| raft.is_led(GroupId { topic: topic.id, partition: *partition })).is_some() {}
         if left.is_empty() {
             return;
         }
