@@ -128,7 +128,7 @@ impl Control {
 
     async fn propose_here(&self, command: Vec<u8>) -> Result<Vec<u8>, ProposeError> {
         let proposal = Proposal { kind: FrameKind::Command, append_time_us: 0, payload: command.into(), batch: None, judged_in: None };
-        match tokio::time::timeout(ATTEMPT_DEADLINE, self.group.submit(proposal)).await {
+        match tokio::time::timeout(ATTEMPT_DEADLINE, self.group.submit(proposal, None)).await {
             Ok(Ok(Ok(response))) => match response.data {
                 Outcome::Answer(answer) => Ok(answer),
                 Outcome::Nothing | Outcome::Batch { .. } | Outcome::Retained { .. } => Err(ProposeError::Timeout),

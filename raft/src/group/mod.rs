@@ -17,6 +17,7 @@ pub(crate) mod rest;
 pub(crate) mod snapshot;
 pub(crate) mod storage;
 mod transfer;
+mod waiting;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -26,14 +27,13 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use openraft::ServerState;
-use openraft::impls::ProgressResponder;
 use openraft::impls::leader_id_std::LeaderId;
 use openraft::raft::ClientWriteResult;
 use openraft::rt::deterministic_rng::DeterministicRng;
 use openraft::rt::instant::Instant as _;
 use openraft::rt::watch::WatchReceiver as _;
 use openraft_rt_tokio::TokioRuntime;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::env::Env;
@@ -53,6 +53,8 @@ pub(crate) use proposal::{Outcome, Proposal};
 use rest::{Awake, Rest};
 use snapshot::Snapshots;
 use storage::GroupStorage;
+use waiting::Answering;
+pub(crate) use waiting::Waiting;
 
 /// One attempt to send a follower the snapshot from which its log begins anew.
 const INSTALL_DEADLINE_MS: u64 = 10_000;
@@ -65,24 +67,38 @@ pub(crate) const BACKOFF: Duration = Duration::from_millis(100);
 /// For so long after it offered its leadership a node is not sure of it: beyond the deadline of the offer's message.
 const OFFER_DOUBT: Duration = Duration::from_secs(5);
 
-openraft::declare_raft_types!(
-    /// Every group of Meridian, partitions and controller alike. Its randomness is seeded from [`crate::env::Random`].
-    pub(crate) Types:
-        D = Proposal,
-        R = Outcome,
-        NodeId = u64,
-        Node = openraft::EmptyNode,
-        Term = u64,
-        LeaderId = LeaderId<u64, u64>,
-        AsyncRuntime = DeterministicRng<TokioRuntime>,
-);
+/// Every group of Meridian, partitions and controller alike. Its randomness is seeded from [`crate::env::Random`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Types;
+
+/// Written out, because `declare_raft_types` takes no responder of one's own.
+impl openraft::RaftTypeConfig for Types {
+    type D = Proposal;
+    type R = Outcome;
+    type NodeId = u64;
+    type Node = openraft::EmptyNode;
+    type Term = u64;
+    type LeaderId = LeaderId<u64, u64>;
+    type Vote = openraft::impls::Vote<Self::LeaderId>;
+    type Payload = openraft::EntryPayload<Self::D, Self::NodeId, Self::Node>;
+    type Entry = openraft::Entry<<Self::LeaderId as openraft::vote::RaftLeaderId>::Committed, Self::Payload>;
+    type AsyncRuntime = Runtime;
+    type Responder<T>
+        = Answering<T>
+    where
+        T: openraft::OptionalSend + 'static;
+    type Batch<T>
+        = openraft::impls::InlineBatch<T>
+    where
+        T: openraft::OptionalSend + 'static;
+    type ErrorSource = openraft::impls::BoxedErrorSource;
+}
 
 pub(crate) type Raft = openraft::Raft<Types, GroupMachine>;
-pub(crate) type WriteResponder = ProgressResponder<Types, ClientWriteResult<Types>>;
 pub(crate) type Runtime = DeterministicRng<TokioRuntime>;
 
 /// A proposal on its way to openraft.
-pub(crate) type Submission = (Proposal, WriteResponder);
+pub(crate) type Submission = (Proposal, Answering<ClientWriteResult<Types>>);
 
 /// One running group. Cheap to clone.
 #[derive(Clone)]
@@ -282,9 +298,10 @@ impl Group {
         (server.state == ServerState::Leader && server.current_leader == Some(self.inner.node_id)).then(|| server.vote.leader_id().term)
     }
 
-    /// Queues a proposal; proposals are appended in the order of the calls. The receiver fails when the group stops.
-    pub fn submit(&self, proposal: Proposal) -> tokio::sync::oneshot::Receiver<ClientWriteResult<Types>> {
-        let (responder, outcome) = WriteResponder::complete_only();
+    /// Queues a proposal; proposals are appended in the order of the calls. The receiver fails when the group stops. `waiting` is let go of when
+    /// the group has answered.
+    pub fn submit(&self, proposal: Proposal, waiting: Option<Waiting>) -> oneshot::Receiver<ClientWriteResult<Types>> {
+        let (responder, outcome) = Answering::new(waiting);
         // A stopped group drops the responder, which the receiver reports.
         let _ = self.inner.submissions.send((proposal, responder));
         outcome

@@ -1,32 +1,29 @@
 //! One partition's replica on this node: append, read, watch. The only door through which the rest of Meridian reaches a log.
 
+mod append;
 #[cfg(feature = "sim")]
 mod observed;
 pub(crate) mod producers;
 mod retention;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use openraft::errors::ClientWriteError;
-use openraft::raft::ClientWriteResult;
-use tokio::sync::{oneshot, watch};
-use tokio::time::Instant;
+use tokio::sync::watch;
 
-use crate::batch::{Batch, BatchError, BatchHeader};
+use crate::group::Group;
 pub use crate::group::membership::{Behind, Membership, ReconfigureError};
-use crate::group::{Group, Outcome, Proposal, Types};
-use crate::log::{FrameKind, Log};
+use crate::log::Log;
 pub use crate::log::{OffsetAt, Retention, Rolling, StoredBatch};
 use crate::{GroupId, NodeId};
+pub use append::{AppendError, Appended};
 #[cfg(feature = "sim")]
 pub use observed::{Observed, ObservedEntry, Role};
-use producers::{Pending, Producers, Verdict};
+use producers::Producers;
 pub use retention::DeleteRecordsError;
 
 /// Which replicas hold a partition, and how it is fed.
@@ -58,39 +55,6 @@ pub struct Leadership {
     pub is_leader: bool,
 }
 
-/// Where an acknowledged batch landed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Appended {
-    pub base_offset: i64,
-    pub last_offset: i64,
-    /// The batch had been appended before (idempotent producer's retry); offsets are those of the first time.
-    pub duplicate: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AppendError {
-    #[error("this node does not lead the partition")]
-    NotLeader { leader: Option<NodeId> },
-    #[error("sequence {got} of producer {producer_id} is out of order, expected {expected}")]
-    OutOfOrderSequence { producer_id: i64, expected: i32, got: i32 },
-    #[error("producer {producer_id} has been fenced by epoch {current}")]
-    InvalidProducerEpoch { producer_id: i64, current: i16 },
-    #[error("offset {got} does not continue the mirror's log, which ends at {end}")]
-    NotContiguous { got: i64, end: i64 },
-    #[error("not a batch that can be mirrored: {0}")]
-    Malformed(#[from] BatchError),
-    #[error("a mirrored batch carries its home's append time, not {0}")]
-    AppendTime(i64),
-    #[error("too many bytes wait to be appended; try again")]
-    Overloaded,
-    #[error("the disk is nearly full; try again")]
-    DiskFull,
-    #[error("not acknowledged by a majority in time; the batch may yet be committed")]
-    Timeout,
-    #[error("the disk refuses writes: {0}")]
-    Storage(String),
-}
-
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     #[error("offset {offset} is outside {start}..={end}")]
@@ -99,10 +63,6 @@ pub enum ReadError {
     Storage(String),
 }
 
-/// Bytes of appends of one partition that may wait for their commit.
-const PENDING_BYTES_MAX: usize = 64 << 20;
-/// An append that no majority confirms within this time is reported as unknown.
-const APPEND_DEADLINE: Duration = Duration::from_secs(30);
 /// One attempt to hand leadership over.
 const TRANSFER_DEADLINE: Duration = Duration::from_secs(2);
 /// A follower this many entries behind still counts as in sync: as many as may be in flight to it.
@@ -130,7 +90,8 @@ struct Inner {
     /// Mirrors: the term of leadership, and the offset behind all that was submitted in it.
     submitted: Mutex<Option<(u64, i64)>>,
     retention: Mutex<Retention>,
-    pending_bytes: Arc<AtomicUsize>,
+    /// Of appends that wait for their commit.
+    waiting_bytes: Arc<AtomicUsize>,
     traffic: Traffic,
 }
 
@@ -138,22 +99,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Counts bytes as pending until dropped.
-struct Reserved {
-    bytes: usize,
-    pending: Arc<AtomicUsize>,
-}
-
-impl Drop for Reserved {
-    fn drop(&mut self) {
-        self.pending.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
 impl Partition {
     pub(crate) fn new(spec: PartitionSpec, group: Group, producers: Arc<Mutex<Producers>>) -> Partition {
         let (submitted, retention) = (Mutex::default(), Mutex::default());
-        let inner = Inner { spec, group, producers, submitted, retention, pending_bytes: Arc::default(), traffic: Traffic::default() };
+        let inner = Inner { spec, group, producers, submitted, retention, waiting_bytes: Arc::default(), traffic: Traffic::default() };
         Partition { inner: Arc::new(inner) }
     }
 
@@ -183,147 +132,6 @@ impl Partition {
     }
     pub fn watch_leadership(&self) -> watch::Receiver<Leadership> {
         self.inner.group.leadership()
-    }
-
-    /// Submits a client's batch. Submission happens in the call, so that calls made in order are appended in order; the future resolves
-    /// when a majority has fsynced the batch and this node has applied it. Idempotent producers are deduplicated here.
-    pub fn append(&self, batch: Batch) -> BoxFuture<'static, Result<Appended, AppendError>> {
-        self.submit(batch).unwrap_or_else(|error| std::future::ready(Err(error)).boxed())
-    }
-
-    fn submit(&self, batch: Batch) -> Result<BoxFuture<'static, Result<Appended, AppendError>>, AppendError> {
-        let leadership = self.leading()?;
-        let header = *batch.header();
-        // Held until the batch is in the queue, so that sequences and queue agree on the order.
-        let mut producers = lock(&self.inner.producers);
-        // Of a home's partition, epoch and term are one.
-        let term = u64::from(leadership.epoch.unsigned_abs());
-        let verdict = producers.judge(&header, leadership.epoch, Instant::now()).map_err(|refused| {
-            // Another node may lead by now and know better; refusing for good is only for a leader that is sure to be one.
-            if self.inner.group.holds_lease() { refused } else { AppendError::NotLeader { leader: None } }
-        })?;
-        match verdict {
-            Verdict::Committed(appended) => return Ok(std::future::ready(Ok(appended)).boxed()),
-            Verdict::InProgress(pending) => {
-                return Ok(pending.map(|result| result.map(|appended| Appended { duplicate: true, ..appended })).boxed());
-            }
-            Verdict::New => {}
-        }
-        // Behind the judgement, which lets go of what an earlier leadership left waiting, and needs no room for a retry.
-        let reserved = self.reserve(batch.bytes().len())?;
-        let outcome = self.propose(FrameKind::Batch, 0, batch.bytes().clone(), term);
-        if self.inner.group.log().mutations().ack_before_commit {
-            return Ok(self.clone().held_here(header.crc, self.high_watermark()).boxed());
-        }
-        if header.producer_id < 0 {
-            return Ok(confirmed(outcome, reserved).boxed());
-        }
-        let memory = self.inner.producers.clone();
-        let watched = confirmed(outcome, reserved).inspect(move |result| {
-            if result.as_ref().is_err_and(|error| *error != AppendError::Timeout) {
-                lock(&memory).failed(&header, leadership.epoch, Instant::now());
-            }
-        });
-        let pending: Pending = watched.boxed().shared();
-        producers.proposed(&header, pending.clone());
-        Ok(pending.boxed())
-    }
-
-    /// A mutation's answer: as soon as this replica holds the batch.
-    async fn held_here(self, crc: u32, mut from: i64) -> Result<Appended, AppendError> {
-        loop {
-            let end = self.log_end_offset();
-            let batches = self.inner.group.log().read_batches(from, end, usize::MAX);
-            for header in batches.iter().flatten().filter_map(|batch| BatchHeader::decode(&batch.bytes)) {
-                let last_offset = header.base_offset + i64::from(header.last_offset_delta);
-                if header.crc == crc {
-                    return Ok(Appended { base_offset: header.base_offset, last_offset, duplicate: false });
-                }
-                from = last_offset + 1;
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    }
-
-    fn leading(&self) -> Result<Leadership, AppendError> {
-        if self.inner.group.log().damage().is_some() {
-            return Err(AppendError::NotLeader { leader: None });
-        }
-        if let Some(reason) = self.inner.group.failure() {
-            return Err(AppendError::Storage(reason));
-        }
-        let leadership = self.leadership();
-        if leadership.is_leader { Ok(leadership) } else { Err(AppendError::NotLeader { leader: leadership.leader }) }
-    }
-
-    fn reserve(&self, bytes: usize) -> Result<Reserved, AppendError> {
-        if self.inner.group.log().refuses_data() {
-            return Err(AppendError::DiskFull);
-        }
-        let pending = self.inner.pending_bytes.clone();
-        let reserved = Reserved { bytes, pending };
-        if reserved.pending.fetch_add(bytes, Ordering::Relaxed) + bytes > PENDING_BYTES_MAX {
-            Err(AppendError::Overloaded)
-        } else {
-            Ok(reserved)
-        }
-    }
-
-    fn propose(&self, kind: FrameKind, append_time_us: i64, payload: Bytes, term: u64) -> oneshot::Receiver<ClientWriteResult<Types>> {
-        self.inner.group.submit(Proposal { kind, append_time_us, payload, batch: None, judged_in: Some(term) })
-    }
-
-    /// Submits batches of the home region at the offsets, epochs and append times they carry; the first must continue this log exactly.
-    /// Batches this log already holds are skipped. Where the home's log begins further on, see [`Partition::follow_start`].
-    pub fn append_mirrored(&self, batches: Vec<StoredBatch>) -> BoxFuture<'static, Result<Appended, AppendError>> {
-        self.submit_mirrored(batches).unwrap_or_else(|error| std::future::ready(Err(error)).boxed())
-    }
-
-    fn submit_mirrored(&self, batches: Vec<StoredBatch>) -> Result<BoxFuture<'static, Result<Appended, AppendError>>, AppendError> {
-        self.leading()?;
-        let reserved = self.reserve(batches.iter().map(|batch| batch.bytes.len()).sum())?;
-        // The term, not the Kafka-visible epoch: the latter also rises with the batches themselves.
-        let term = self.inner.group.applied().borrow().term;
-        let mut submitted = lock(&self.inner.submitted);
-        // A leader that has applied an entry of its own term has the whole committed log, and nothing of others behind it.
-        let mut end = submitted.filter(|(since, _)| *since == term).map_or_else(|| self.log_end_offset(), |(_, end)| end);
-        let mut last = None;
-        for batch in batches {
-            // Another region's word is checked like a client's: what the log refuses later would stop the group.
-            let header = *Batch::validate(batch.bytes.clone())?.header();
-            if batch.append_time_us <= 0 {
-                return Err(AppendError::AppendTime(batch.append_time_us));
-            }
-            let next = header.base_offset.saturating_add(i64::from(header.last_offset_delta)).saturating_add(1);
-            if next <= end {
-                continue;
-            }
-            if header.base_offset != end {
-                return Err(AppendError::NotContiguous { got: header.base_offset, end });
-            }
-            last = Some(self.propose(FrameKind::Mirrored, batch.append_time_us, batch.bytes, term));
-            end = next;
-            *submitted = Some((term, end));
-        }
-        let Some(last) = last else {
-            let held = Appended { base_offset: end, last_offset: end - 1, duplicate: true };
-            return Ok(std::future::ready(Ok(held)).boxed());
-        };
-        // The last one continues the log only if all before it did.
-        let inner = self.inner.clone();
-        Ok(confirmed(last, reserved)
-            .inspect(move |result| {
-                if result.is_err() {
-                    *lock(&inner.submitted) = None
-                }
-            })
-            .boxed())
-    }
-
-    /// Mirrors: the offset behind all that was submitted here, committed or not.
-    pub fn submitted_end(&self) -> i64 {
-        let term = self.inner.group.applied().borrow().term;
-        lock(&self.inner.submitted).filter(|(since, _)| *since == term).map_or_else(|| self.log_end_offset(), |(_, end)| end)
     }
 
     /// Takes up what the topic's config says by now.
@@ -450,24 +258,5 @@ impl Partition {
     /// Bytes of this replica's log on disk.
     pub fn size_bytes(&self) -> u64 {
         self.inner.group.log().size_bytes()
-    }
-}
-
-/// Waits for the commit of one proposal.
-async fn confirmed(outcome: oneshot::Receiver<ClientWriteResult<Types>>, reserved: Reserved) -> Result<Appended, AppendError> {
-    let outcome = tokio::time::timeout(APPEND_DEADLINE, outcome).await;
-    drop(reserved);
-    match outcome {
-        Err(_) => Err(AppendError::Timeout),
-        Ok(Err(_)) => Err(AppendError::Storage("the partition has stopped".to_owned())),
-        Ok(Ok(Err(ClientWriteError::ForwardToLeader(to) | ClientWriteError::LogEntryDiscarded(to)))) => {
-            Err(AppendError::NotLeader { leader: to.leader_id })
-        }
-        Ok(Ok(Err(error))) => Err(AppendError::Storage(error.to_string())),
-        Ok(Ok(Ok(response))) => match response.data {
-            Outcome::Batch { base_offset, last_offset } => Ok(Appended { base_offset, last_offset, duplicate: false }),
-            // A blank stands in its place: it was proposed in another term, or behind a mirrored batch that was refused.
-            Outcome::Nothing | Outcome::Answer(_) | Outcome::Retained { .. } => Err(AppendError::NotLeader { leader: None }),
-        },
     }
 }

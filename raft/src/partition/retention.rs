@@ -77,7 +77,7 @@ impl Partition {
             if offset > end {
                 *submitted = Some((term, offset));
             }
-            self.inner.group.submit(proposal)
+            self.inner.group.submit(proposal, None)
         };
         let inner = self.inner.clone();
         Ok(async move {

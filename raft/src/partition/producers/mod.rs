@@ -3,11 +3,11 @@
 //! Two views are kept: what is committed (the same on every replica: rebuilt from the log, and from the checkpoint that stands for its purged
 //! part) and what this leader has proposed since. The second is forgotten with the leadership.
 
+mod checkpoint;
+
 use std::collections::{HashMap, VecDeque};
-use std::io;
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::future::{BoxFuture, Shared};
 use tokio::time::Instant;
 
@@ -241,62 +241,13 @@ impl Producers {
     }
 }
 
-/// `forgotten u8, (producer id i64, epoch i16, append time i64, count u8, (first i32, base offset i64, last offset delta i32)*)*`.
-impl Producers {
-    /// All that is committed, for a snapshot; in the order of producer ids, so that equal tables make equal bytes.
-    pub fn checkpoint(&self) -> Bytes {
-        let mut known: Vec<(&i64, &Producer)> = self.producers.iter().filter(|(_, producer)| !producer.committed.is_empty()).collect();
-        known.sort_unstable_by_key(|(id, _)| **id);
-        let mut bytes = BytesMut::new();
-        bytes.put_u8(u8::from(self.forgotten));
-        for (id, producer) in known {
-            bytes.put_i64(*id);
-            bytes.put_i16(producer.epoch);
-            bytes.put_i64(producer.append_time_us);
-            bytes.put_u8(producer.committed.len() as u8);
-            for (held, appended) in &producer.committed {
-                bytes.put_i32(held.first);
-                bytes.put_i64(appended.base_offset);
-                bytes.put_i32((appended.last_offset - appended.base_offset) as i32);
-            }
-        }
-        bytes.freeze()
-    }
-
-    /// Replaces everything by a checkpoint.
-    pub fn restore(&mut self, checkpoint: &Bytes) -> io::Result<()> {
-        let (forgotten, producers) =
-            decode(checkpoint.clone()).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "malformed checkpoint of producers"))?;
-        *self = Producers { producers, forgotten, term: self.term, waited_for: HashMap::new() };
-        Ok(())
-    }
-}
-
-fn decode(mut bytes: Bytes) -> Option<(bool, HashMap<i64, Producer>)> {
-    let forgotten = bytes.try_get_u8().ok()? != 0;
-    let mut producers = HashMap::new();
-    while !bytes.is_empty() && producers.len() < PRODUCERS_MAX {
-        let id = bytes.try_get_i64().ok()?;
-        let (epoch, append_time_us) = (bytes.try_get_i16().ok()?, bytes.try_get_i64().ok()?);
-        let mut committed = VecDeque::new();
-        for _ in 0..bytes.try_get_u8().ok()? {
-            let (first, base_offset) = (bytes.try_get_i32().ok()?, bytes.try_get_i64().ok()?);
-            let delta = bytes.try_get_i32().ok().filter(|delta| *delta >= 0)?;
-            let last_offset = base_offset.checked_add(i64::from(delta))?;
-            committed.push_back((Sequences { first, last: add(first, delta) }, Appended { base_offset, last_offset, duplicate: false }));
-        }
-        producers.insert(id, Producer { epoch, committed, append_time_us, ..Producer::default() });
-    }
-    Some((forgotten, producers))
-}
-
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
 
     use super::*;
 
-    fn batch(producer_epoch: i16, base_sequence: i32, count: i32, base_offset: i64) -> BatchHeader {
+    pub(super) fn batch(producer_epoch: i16, base_sequence: i32, count: i32, base_offset: i64) -> BatchHeader {
         BatchHeader {
             base_offset,
             length: 0,
@@ -385,7 +336,7 @@ mod tests {
         producers.proposed(&batch(0, 0, 1, 0), waiting.then(|_| std::future::pending()).boxed().shared());
         let nobody = BatchHeader { producer_id: -1, producer_epoch: -1, base_sequence: -1, ..batch(0, 0, 1, 0) };
         producers.judge(&nobody, 2, now()).unwrap();
-        assert!(reserved.is_closed(), "what waited for the commit is still held, and its bytes count as waiting");
+        assert!(reserved.is_closed(), "what waited for the commit is still held");
     }
 
     #[test]
@@ -424,18 +375,6 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_and_the_entries_behind_its_log_make_the_same_table() {
-        let entries: Vec<BatchHeader> = (0..9).map(|i| BatchHeader { producer_id: i % 2, ..batch(0, i as i32 / 2, 1, i) }).collect();
-        let (mut all, mut newer, mut restored) = (Producers::default(), Producers::default(), Producers::default());
-        entries.iter().for_each(|entry| all.applied(entry, 1));
-        entries.iter().take(7).for_each(|entry| newer.applied(entry, 1));
-        restored.restore(&newer.checkpoint()).unwrap();
-        // The log behind the purge point begins before what the checkpoint knows.
-        entries.iter().skip(3).for_each(|entry| restored.applied(entry, 1));
-        assert_eq!(restored.checkpoint(), all.checkpoint());
-    }
-
-    #[test]
     fn whoever_was_silent_for_a_day_is_forgotten() {
         let mut producers = Producers::default();
         producers.applied(&batch(0, 0, 1, 0), 5);
@@ -443,16 +382,6 @@ mod tests {
         assert!(matches!(producers.judge(&batch(0, 0, 1, 0), 1, now()), Ok(Verdict::Committed(_))));
         producers.expire(SILENCE_MAX_US + 6);
         assert!(matches!(producers.judge(&batch(0, 0, 1, 0), 1, now()), Ok(Verdict::New)));
-    }
-
-    #[test]
-    fn damaged_checkpoints_are_refused_without_a_panic() {
-        let mut producers = Producers::default();
-        producers.applied(&batch(0, 0, 1, 0), 5);
-        let whole = producers.checkpoint();
-        for end in 0..whole.len() {
-            assert_eq!(producers.restore(&whole.slice(..end)).is_ok(), end == 1, "{end}");
-        }
     }
 
     #[test]
