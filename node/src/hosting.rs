@@ -17,6 +17,8 @@ use crate::controller::topic_config;
 
 /// Replicas opened at once.
 const OPENING_MAX: usize = 16;
+/// Between two lines that say how far the opening of many is.
+const TELL_EVERY: Duration = Duration::from_secs(5);
 /// How long a replica that could not be opened is left alone.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -100,7 +102,9 @@ async fn reconcile(node_id: u64, raft: &Node, image: &Image) -> bool {
         }
     }
     // A damaged replica opens by itself once its peers have repaired it.
-    let missing = wanted.into_values().filter(|spec| raft.partition(spec.id).is_none() && !raft.is_being_repaired(spec.id));
+    let missing: Vec<PartitionSpec> =
+        wanted.into_values().filter(|spec| raft.partition(spec.id).is_none() && !raft.is_being_repaired(spec.id)).collect();
+    let mut opening = Opening::of(missing.len());
     let opened = stream::iter(missing).map(|spec| async move {
         let id = spec.id;
         match raft.open_partition(spec).await {
@@ -112,7 +116,37 @@ async fn reconcile(node_id: u64, raft: &Node, image: &Image) -> bool {
         }
     });
     // Every one is awaited: a failure must not drop the opening of another halfway.
-    opened.buffer_unordered(OPENING_MAX).fold(complete, |all, opened| std::future::ready(all && opened)).await
+    let all = |all, opened| {
+        opening.tell();
+        std::future::ready(all && opened)
+    };
+    opened.buffer_unordered(OPENING_MAX).fold(complete, all).await
+}
+
+/// How far the opening of many replicas is. Nothing is said where it takes no time.
+struct Opening {
+    done: usize,
+    of: usize,
+    began: Instant,
+    told: Instant,
+}
+
+impl Opening {
+    fn of(replicas: usize) -> Opening {
+        let now = Instant::now();
+        Opening { done: 0, of: replicas, began: now, told: now }
+    }
+
+    /// One more has been tried.
+    fn tell(&mut self) {
+        self.done += 1;
+        let over = self.done == self.of && self.told != self.began;
+        if over || self.told.elapsed() >= TELL_EVERY {
+            self.told = Instant::now();
+            let seconds = self.began.elapsed().as_secs();
+            tracing::info!(replicas = self.done, of = self.of, seconds, "replicas are opened");
+        }
+    }
 }
 
 /// Of a partition that has moved away something is kept, of a topic that is gone nothing.

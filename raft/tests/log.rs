@@ -440,6 +440,10 @@ fn sidecars_that_are_gone_or_damaged_or_of_another_segment_are_had_from_the_segm
             let first = log.read_batches(offset, i64::MAX, 1).expect("readable").remove(0);
             assert_eq!(BatchHeader::decode(&first.bytes).map(|batch| batch.base_offset), Some(offset / 3 * 3), "{i}");
         }
+        for index in (0..500i64).step_by(53) {
+            let found = log.offset_for_timestamp(index * 1_000 + 1, i64::MAX).expect("readable").map(|found| found.offset);
+            assert_eq!(found, Some(index * 3 + 1), "{i}");
+        }
         log.cover().expect("queued");
         append(&log, Vec::new());
         drop(log);
@@ -485,10 +489,40 @@ fn a_node_keeps_no_more_recent_entries_than_it_may_whatever_the_number_of_logs()
         .collect();
     for index in 0..400 {
         logs.iter().for_each(|log| append(log, vec![entry(index, 3)]));
-        let (held, _) = memory.held_bytes();
-        assert!(held <= TAIL_BYTES + 4_096, "{held}");
+        let held = memory.stats().tail_bytes;
+        assert!(held <= TAIL_BYTES as u64 + 4_096, "{held}");
     }
-    assert!(memory.held_bytes().0 > TAIL_BYTES / 2, "what is recent is kept");
+    assert!(memory.stats().tail_bytes > TAIL_BYTES as u64 / 2, "what is recent is kept");
     assert_eq!(logs[1].entries(0..400, usize::MAX).expect("the rest is read from the disk").len(), 400);
     drop(logs);
+}
+
+/// Reads batches from `offset` to the end of what has been appended; returns how many bytes came from memory and from the disk.
+fn read_from(node: &Node, log: &Log, offset: i64) -> (u64, u64) {
+    let before = node.memory.stats();
+    let mut next = offset;
+    while next < log.next_offset() {
+        let batches = log.read_batches(next, i64::MAX, 16 * 1024).expect("readable");
+        let last = batches.last().and_then(|batch| BatchHeader::decode(&batch.bytes)).expect("a batch");
+        next = last.base_offset + i64::from(last.last_offset_delta) + 1;
+    }
+    let after = node.memory.stats();
+    (after.read_memory_bytes - before.read_memory_bytes, after.read_disk_bytes - before.read_disk_bytes)
+}
+
+#[test]
+fn whoever_follows_the_tail_reads_from_memory_though_others_read_the_whole_log_from_the_disk() {
+    let node = Node::new();
+    let log = node.open().expect("a new log");
+    (0..2_000).for_each(|index| append(&log, vec![entry(index, 3)]));
+    let tail = log.next_offset() - 3 * 80;
+    let (hot, none) = read_from(&node, &log, tail);
+    assert!(hot > 30_000 && none == 0, "{hot} bytes from memory, {none} from the disk");
+    for _ in 0..3 {
+        let (memory, disk) = read_from(&node, &log, 0);
+        assert!(disk > 700_000 && memory <= TAIL_BYTES as u64, "{memory} bytes from memory, {disk} from the disk");
+    }
+    assert_eq!(read_from(&node, &log, tail), (hot, 0), "what is read from the disk takes the place of nothing");
+    append(&log, vec![entry(2_000, 3)]);
+    assert_eq!(read_from(&node, &log, log.next_offset() - 3).1, 0, "what was just appended is in memory");
 }

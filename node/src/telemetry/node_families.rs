@@ -1,5 +1,6 @@
 //! Metrics of the node as a whole: process, storage, Raft, links, certificate.
 
+use meridian_raft::log::MemoryStats;
 use meridian_raft::node::NodeStats;
 
 use super::family::{Family, Kind};
@@ -27,7 +28,7 @@ fn resident_bytes() -> Option<u64> {
 }
 
 pub(super) fn of_node(view: &View) -> Vec<Family> {
-    let mut families = of_storage(&view.raft.stats());
+    let mut families = of_storage(&view.raft.stats(), view.raft.memory_stats());
     let leads = view.controller.leader() == Some(view.node_id);
     let image = view.controller.image();
     let in_seconds = (view.certificate_expires_at_s as f64) - (view.env.clock.wall_us() as f64 / MICROSECONDS);
@@ -66,7 +67,11 @@ fn live(view: &View) -> f64 {
     view.raft.live_nodes().len() as f64
 }
 
-fn of_storage(stats: &NodeStats) -> Vec<Family> {
+fn of_storage(stats: &NodeStats, memory: MemoryStats) -> Vec<Family> {
+    let mut reads =
+        Family::new("meridian_log_read_bytes_total", Kind::Counter, "Bytes of entries read for clients, mirrors and followers.");
+    reads.push(vec![("from", "memory".into())], memory.read_memory_bytes as f64);
+    reads.push(vec![("from", "disk".into())], memory.read_disk_bytes as f64);
     let mut syncs = Family::new("meridian_fsync_seconds", Kind::Summary, "fdatasync calls of the data folder and the time they took.");
     syncs.push_part("_sum", Vec::new(), stats.sync_us_sum as f64 / MICROSECONDS);
     syncs.push_part("_count", Vec::new(), stats.syncs as f64);
@@ -88,6 +93,9 @@ fn of_storage(stats: &NodeStats) -> Vec<Family> {
             f64::from(u8::from(stats.disk_full)),
         ),
         Family::single("meridian_disk_fills_total", Kind::Counter, "How often the disk became nearly full.", stats.disk_fills as f64),
+        reads,
+        Family::single("meridian_tail_cache_bytes", Kind::Gauge, "Recent records in memory.", memory.tail_bytes as f64),
+        Family::single("meridian_index_cache_bytes", Kind::Gauge, "Indexes of closed segments in memory.", memory.index_bytes as f64),
         Family::single("meridian_raft_elections_total", Kind::Counter, "Leaderships this node has won.", stats.elections as f64),
     ]
 }

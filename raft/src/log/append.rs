@@ -10,7 +10,7 @@ use super::memory::Index;
 use super::retention::start_offset_of;
 use super::segment::{Open, Segment, damaged, head_of, reservation, segment_path, sidecar_path};
 use super::state::State;
-use super::{Flushed, FrameKind, Inner, Log, LogEntry, index};
+use super::{Flushed, FrameKind, Inner, Log, LogEntry, Rolling, index};
 use crate::batch::Batch;
 use crate::env::File;
 use crate::writer::{Job, Task};
@@ -26,6 +26,7 @@ impl Log {
         let mut state = self.state();
         let mut flushed = Some(flushed);
         let mut run: Option<(Arc<dyn File>, u64, Vec<Bytes>)> = None;
+        let payload_bytes = entries.iter().map(|entry| entry.payload.len()).sum();
         for mut entry in entries {
             if state.last.is_some_and(|last| entry.index != last.index + 1) || entry.payload.len() > PAYLOAD_BYTES_MAX {
                 return Err(damaged("entry does not continue the log, or is too long"));
@@ -72,12 +73,11 @@ impl Log {
             None => self.inner.writer.queue(Job::Task { task: Box::new(|| Ok(())), done })?,
         }
         let uncovered = state.segments.last().and_then(|segment| Some(segment.end - segment.open.as_ref()?.covered));
-        let cover_bytes = COVER_BYTES_MAX.min(state.rolling.segment_bytes / COVER_PART);
-        if uncovered.is_some_and(|bytes| bytes >= cover_bytes) {
+        if uncovered.is_some_and(|bytes| bytes >= cover_bytes(state.rolling)) {
             self.queue_cover(&mut state)?;
         }
         drop(state);
-        self.inner.memory.came(&self.inner, next);
+        self.inner.memory.came(&self.inner, next, payload_bytes);
         self.inner.memory.trim();
         Ok(())
     }
@@ -102,6 +102,11 @@ impl Log {
         });
         // Nothing is lost without it but time.
         self.inner.writer.queue(Job::Task { task: Box::new(move || forgiving_space(task())), done: Box::new(|_| ()) })
+    }
+
+    /// A restart that has no more to read than this takes no time worth saving.
+    pub(crate) fn cover_bytes(&self) -> u64 {
+        cover_bytes(self.state().rolling)
     }
 
     fn stamp(&self, state: &State, entry: &mut LogEntry) -> io::Result<()> {
@@ -201,6 +206,10 @@ impl Log {
             self.inner.memory.keep_index(self.inner.number, base_index, Arc::new(Index { file, points, epochs }));
         }
     }
+}
+
+fn cover_bytes(rolling: Rolling) -> u64 {
+    COVER_BYTES_MAX.min(rolling.segment_bytes / COVER_PART)
 }
 
 /// A sidecar that finds no room is no failure: a restart reads the segment instead.

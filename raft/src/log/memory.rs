@@ -22,8 +22,9 @@ const ENTRY_BYTES: usize = 192;
 const INDEX_BYTES_MIN: usize = 4096;
 /// Recent entries grow old: nobody who follows the tail comes so late.
 const TAIL_AGE_MAX: Duration = Duration::from_secs(60);
-/// Appends to one log within this time are let go of together.
+/// Appends to one log within this time are let go of together, as long as they are no more than a small part of the budget.
 const TICKET_TIME: Duration = Duration::from_millis(50);
+const TICKET_PART: usize = 64;
 
 /// What the logs of one node share; cheap to clone.
 #[derive(Debug, Clone)]
@@ -39,6 +40,17 @@ struct Shared {
     tickets: Mutex<VecDeque<Ticket>>,
     indexes: Mutex<Indexes>,
     logs: AtomicU64,
+    read_memory_bytes: AtomicU64,
+    read_disk_bytes: AtomicU64,
+}
+
+/// What the logs of a node hold in memory just now, and where entries that were read whole have come from since its start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MemoryStats {
+    pub tail_bytes: u64,
+    pub index_bytes: u64,
+    pub read_memory_bytes: u64,
+    pub read_disk_bytes: u64,
 }
 
 /// Entries of one log that came together.
@@ -47,6 +59,7 @@ struct Ticket {
     log: Weak<Inner>,
     /// First index behind them.
     until: u64,
+    bytes: usize,
     since: Instant,
 }
 
@@ -85,6 +98,8 @@ impl Default for Memory {
                 tickets: Mutex::default(),
                 indexes: Mutex::new(indexes),
                 logs: AtomicU64::new(0),
+                read_memory_bytes: AtomicU64::new(0),
+                read_disk_bytes: AtomicU64::new(0),
             }),
         }
     }
@@ -98,9 +113,20 @@ impl Memory {
         self.trim();
     }
 
-    /// Bytes of recent entries, and of indexes.
-    pub fn held_bytes(&self) -> (usize, usize) {
-        (self.shared.tail_bytes.load(Ordering::Relaxed), lock(&self.shared.indexes).bytes)
+    pub fn stats(&self) -> MemoryStats {
+        let Shared { tail_bytes, indexes, read_memory_bytes, read_disk_bytes, .. } = &*self.shared;
+        MemoryStats {
+            tail_bytes: tail_bytes.load(Ordering::Relaxed) as u64,
+            index_bytes: lock(indexes).bytes as u64,
+            read_memory_bytes: read_memory_bytes.load(Ordering::Relaxed),
+            read_disk_bytes: read_disk_bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Counts payloads that were read.
+    pub(super) fn count_read(&self, memory_bytes: u64, disk_bytes: u64) {
+        self.shared.read_memory_bytes.fetch_add(memory_bytes, Ordering::Relaxed);
+        self.shared.read_disk_bytes.fetch_add(disk_bytes, Ordering::Relaxed);
     }
 
     /// A number for a log, which no other has.
@@ -112,18 +138,20 @@ impl Memory {
         Tail { entries: VecDeque::new(), bytes: 0, memory: self.clone() }
     }
 
-    /// Entries before `until` came to this log just now.
-    pub(super) fn came(&self, log: &Arc<Inner>, until: u64) {
+    /// Entries before `until`, with payloads of so many bytes, came to this log just now.
+    pub(super) fn came(&self, log: &Arc<Inner>, until: u64, bytes: usize) {
         let now = Instant::now();
         let mut tickets = lock(&self.shared.tickets);
         if let Some(last) = tickets.back_mut()
             && last.log.as_ptr() == Arc::as_ptr(log)
             && now.duration_since(last.since) < TICKET_TIME
+            && last.bytes.saturating_add(bytes) <= self.shared.tail_bytes_max.load(Ordering::Relaxed) / TICKET_PART
         {
             last.until = until;
+            last.bytes += bytes;
             return;
         }
-        tickets.push_back(Ticket { log: Arc::downgrade(log), until, since: now });
+        tickets.push_back(Ticket { log: Arc::downgrade(log), until, bytes, since: now });
     }
 
     /// Lets go of what came first while there is too much, and of what has grown old. No log's state may be locked by the caller.
@@ -299,16 +327,17 @@ mod tests {
         for (i, tail) in tails.iter_mut().enumerate() {
             (5..10).for_each(|index| tail.push(entry(index, 1000), index as i64 * 10 + i as i64));
         }
-        let whole = 10 * (1000 + ENTRY_BYTES);
-        assert_eq!(memory.held_bytes().0, whole);
+        let entry_bytes = (1000 + ENTRY_BYTES) as u64;
+        let whole = 10 * entry_bytes;
+        assert_eq!(memory.stats().tail_bytes, whole);
         let [mut one, other] = tails;
         assert_eq!((one.index_near(49), one.index_near(50), one.index_near(59), one.index_near(1_000)), (None, Some(5), Some(5), Some(9)));
         one.drop_before(7);
         one.drop_from(9);
         assert_eq!((one.get(6), one.get(7).map(|entry| entry.index), one.get(9)), (None, Some(7), None));
-        assert_eq!(memory.held_bytes().0, whole - 3 * (1000 + ENTRY_BYTES));
+        assert_eq!(memory.stats().tail_bytes, whole - 3 * entry_bytes);
         drop((one, other));
-        assert_eq!(memory.held_bytes().0, 0);
+        assert_eq!(memory.stats().tail_bytes, 0);
     }
 
     #[test]
@@ -324,8 +353,8 @@ mod tests {
         assert!(memory.index(1, 1).is_none(), "it was used longest ago");
         assert!([(0, 0), (0, 2), (1, 3), (0, 4)].into_iter().all(|(log, base)| memory.index(log, base).is_some()));
         memory.forget_log(0);
-        assert_eq!(memory.held_bytes().1, INDEX_BYTES_MIN);
+        assert_eq!(memory.stats().index_bytes, INDEX_BYTES_MIN as u64);
         memory.forget_index(1, 3);
-        assert_eq!(memory.held_bytes().1, 0);
+        assert_eq!(memory.stats().index_bytes, 0);
     }
 }

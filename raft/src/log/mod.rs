@@ -32,7 +32,7 @@ mod sidecar;
 mod state;
 mod truncate;
 
-pub use memory::{INDEX_BYTES_DEFAULT, Memory, TAIL_BYTES_DEFAULT};
+pub use memory::{INDEX_BYTES_DEFAULT, Memory, MemoryStats, TAIL_BYTES_DEFAULT};
 pub(crate) use retention::start_offset_of;
 pub use retention::{Purged, Retention, decode_start_offset, encode_start_offset};
 use state::State;
@@ -212,9 +212,7 @@ impl Log {
         let paths = retention::remove_leftovers(env, dir, paths, purged)?;
         let folder = recovery::Folder { env, dir, group: settings.group };
         let paths = folder.without_torn(paths)?;
-        for (i, path) in paths.iter().enumerate() {
-            folder.recover(&mut state, path, i + 1 == paths.len())?;
-        }
+        folder.recover_all(&mut state, &paths)?;
         recovery::begin(env, &mut state, dir, purged)?;
         state.flushed_next = state.next_index();
         let inner = Inner {
@@ -260,6 +258,10 @@ impl Log {
     /// First index not known to be durable.
     pub(crate) fn flushed_next(&self) -> u64 {
         self.state().flushed_next
+    }
+
+    pub(crate) fn group(&self) -> GroupId {
+        self.inner.group
     }
 
     /// Tells this opening of a log from any other of its node.

@@ -56,6 +56,10 @@ impl Drop for Place {
     }
 }
 
+fn payload_bytes(entries: &[LogEntry]) -> u64 {
+    entries.iter().map(|entry| entry.payload.len() as u64).sum()
+}
+
 impl Log {
     /// Stamped entries, at most `bytes_max` in all but at least one where the range holds any.
     pub fn entries(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<LogEntry>> {
@@ -85,11 +89,12 @@ impl Log {
             Some(_) if end.saturating_sub(next) == 1 => SINGLE_CHUNK_BYTES,
             Some(bytes_max) => bytes_max.clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX),
         };
+        let mut recent = 0;
         while next < end {
-            if !self.take_recent(&mut next, end, &mut found, &mut more) {
-                break;
-            }
-            if next >= end {
+            let before = found.len();
+            let enough = !self.take_recent(&mut next, end, &mut found, &mut more);
+            recent += payload_bytes(&found[before..]);
+            if enough || next >= end {
                 break;
             }
             if place.as_ref().is_none_or(|place| next >= place.until) {
@@ -116,6 +121,9 @@ impl Log {
             }
             next += 1;
             found.push(entry);
+        }
+        if bytes_max.is_some() {
+            self.inner.memory.count_read(recent, payload_bytes(&found) - recent);
         }
         Ok(found)
     }

@@ -3,6 +3,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::LogError;
 use super::frame::{FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, decode_frame, decode_segment, is_batch};
@@ -17,6 +20,8 @@ use crate::env::{Env, File};
 /// Read at a time: of a closed segment heads, of the last one everything.
 const HEADS_CHUNK_BYTES: usize = 16 << 10;
 const CHUNK_BYTES: usize = 1 << 20;
+/// Between two lines that say how far an opening is.
+const TELL_EVERY: Duration = Duration::from_secs(5);
 
 /// A log's folder, and whose log it is.
 pub(super) struct Folder<'a> {
@@ -49,9 +54,22 @@ impl Folder<'_> {
         Ok(paths)
     }
 
+    /// Takes these segments into `state`, in order. Says how far it is where that takes long: sidecars are missing, or the disk is slow.
+    pub(super) fn recover_all(&self, state: &mut State, paths: &[PathBuf]) -> Result<(), LogError> {
+        let mut told = Instant::now();
+        for (i, path) in paths.iter().enumerate() {
+            self.recover(state, path, i + 1 == paths.len())?;
+            if told.elapsed() >= TELL_EVERY {
+                told = Instant::now();
+                tracing::info!(dir = %self.dir.display(), segments = i + 1, of = paths.len(), "a log is being opened");
+            }
+        }
+        Ok(())
+    }
+
     /// Takes one segment into `state`. What its sidecar tells of is believed; the rest is walked. Only the last may end in damage, and only where
     /// nothing valid follows it.
-    pub(super) fn recover(&self, state: &mut State, path: &Path, is_last: bool) -> Result<(), LogError> {
+    fn recover(&self, state: &mut State, path: &Path, is_last: bool) -> Result<(), LogError> {
         let file = self.env.disk.open(path, false)?;
         // A segment is reserved whole; to read what was never written would take a restart seconds per partition.
         let (written, length) = (file.written_until()?, file.len()?);

@@ -36,7 +36,7 @@ use crate::control::Control;
 use crate::env::Env;
 use crate::group::Group;
 use crate::group::rest::Awake;
-use crate::log::{Memory, Rolling};
+use crate::log::{Memory, MemoryStats, Rolling};
 use crate::partition::Partition;
 use crate::peer::client::Peers;
 use crate::peer::liveness::Liveness;
@@ -277,6 +277,11 @@ impl Node {
     /// The most that recent entries of all logs together, and indexes of their closed segments, take in memory.
     pub fn limit_memory(&self, tail_bytes: usize, index_bytes: usize) {
         self.inner.memory.limit(tail_bytes, index_bytes);
+    }
+
+    /// What the logs take in memory, and how much of what was read came from there.
+    pub fn memory_stats(&self) -> MemoryStats {
+        self.inner.memory.stats()
     }
 
     fn groups(&self) -> Vec<Group> {
