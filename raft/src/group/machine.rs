@@ -7,18 +7,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
-use openraft::type_config::alias::{LogIdOf, SnapshotMetaOf, StoredMembershipOf};
+use openraft::type_config::alias::{EntryOf, LogIdOf, SnapshotMetaOf, StoredMembershipOf};
 use openraft::{EntryPayload, StoredMembership};
 use tokio::sync::{Notify, watch};
 
+use super::checkpoint::{Checkpoint, Checkpoints, Head};
 use super::snapshot::{self, GroupSnapshot, Past, Snapshots};
+use super::storage::log_id;
 use super::{Outcome, Types};
 use crate::control::Machine;
 use crate::log::{FrameKind, Log, Purged, decode_start_offset};
 use crate::partition::producers::Producers;
 
 /// How far a replica has applied its log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Applied {
     pub index: u64,
     pub term: u64,
@@ -26,6 +28,7 @@ pub(crate) struct Applied {
     pub batch_epoch: i32,
     pub append_time_us: i64,
     /// How often the log has begun anew behind a snapshot of the leader's, since it was opened.
+    #[serde(skip)]
     pub filled_up: u64,
 }
 
@@ -55,11 +58,20 @@ pub(crate) struct GroupMachine {
     high_watermark: watch::Sender<i64>,
     start_offset: watch::Sender<i64>,
     purgeable: Arc<Notify>,
+    checkpoints: Checkpoints,
+    /// Bytes of entries applied since the last checkpoint, and what that takes itself.
+    since_checkpoint_bytes: u64,
+    checkpoint_bytes: u64,
 }
 
+/// A checkpoint is saved when so many times its size has been applied since the last.
+const CHECKPOINT_PART: u64 = 8;
+/// What an entry takes beside a batch.
+const ENTRY_BYTES: u64 = 64;
+
 impl GroupMachine {
-    /// Knows nothing yet: openraft hands it the last snapshot, then the entries behind it.
-    pub fn new(host: Host, log: Log, snapshots: Snapshots) -> (GroupMachine, Watched) {
+    /// Knows nothing yet: [`GroupMachine::resume`] may, and openraft hands it the last snapshot, then the entries behind it.
+    pub fn new(host: Host, log: Log, snapshots: Snapshots, checkpoints: Checkpoints) -> (GroupMachine, Watched) {
         let (applied, applied_receiver) = watch::channel(Applied::default());
         let (high_watermark, high_watermark_receiver) = watch::channel(log.start_offset());
         let purgeable = Arc::new(Notify::new());
@@ -71,10 +83,70 @@ impl GroupMachine {
             start_offset: start_offset_receiver,
             purgeable: purgeable.clone(),
         };
-        (GroupMachine { host, log, snapshots, last_applied: None, memberships, applied, high_watermark, start_offset, purgeable }, watched)
+        let machine = GroupMachine {
+            host,
+            log,
+            snapshots,
+            last_applied: None,
+            memberships,
+            applied,
+            high_watermark,
+            start_offset,
+            purgeable,
+            checkpoints,
+            since_checkpoint_bytes: 0,
+            checkpoint_bytes: 0,
+        };
+        (machine, watched)
     }
 
-    fn apply_one(&mut self, entry: openraft::type_config::alias::EntryOf<Types>) -> Outcome {
+    /// Goes on from the last checkpoint, where that tells more than the snapshot and of this log.
+    pub fn resume(&mut self) -> io::Result<()> {
+        let Host::Partition(producers) = &self.host else { return Ok(()) };
+        let Some(Checkpoint { head, producers: known }) = self.checkpoints.read() else { return Ok(()) };
+        let Head { applied, high_watermark, start_offset, memberships, .. } = head;
+        if !self.log.indexes().contains(&applied.index) {
+            return Ok(());
+        }
+        let held = self.log.heads(applied.index..applied.index + 1)?.pop();
+        if held.is_none_or(|held| (held.index, held.term) != (applied.index, applied.term)) {
+            return Ok(());
+        }
+        let known = if self.log.mutations().forgotten_producers { Producers::default().checkpoint() } else { known };
+        if producers.lock().unwrap_or_else(PoisonError::into_inner).restore(&known).is_err() {
+            return Ok(());
+        }
+        self.last_applied = Some(log_id(applied.term, applied.index));
+        self.memberships = memberships.into();
+        self.log.raise_start_offset(start_offset);
+        self.high_watermark.send_if_modified(|held| std::mem::replace(held, high_watermark.max(*held)) < high_watermark);
+        let begin = self.log.start_offset();
+        self.start_offset.send_if_modified(|held| std::mem::replace(held, begin) != begin);
+        self.applied.send_replace(applied);
+        Ok(())
+    }
+
+    /// Saves how far the log has been applied, where that is news. At a stop nothing waits for the disk: power is not expected to go as well.
+    pub fn save_checkpoint(&mut self, at_stop: bool) {
+        let Host::Partition(producers) = &self.host else { return };
+        if std::mem::take(&mut self.since_checkpoint_bytes) == 0 {
+            return;
+        }
+        let head = Head {
+            group: self.log.group(),
+            applied: *self.applied.borrow(),
+            high_watermark: *self.high_watermark.borrow(),
+            start_offset: self.log.start_offset(),
+            memberships: self.memberships.iter().cloned().collect(),
+        };
+        let producers = producers.lock().unwrap_or_else(PoisonError::into_inner).checkpoint();
+        match self.checkpoints.save(&Checkpoint { head, producers }, !at_stop) {
+            Ok(bytes) => self.checkpoint_bytes = bytes,
+            Err(error) => tracing::debug!(%error, "the next start applies more of the log"),
+        }
+    }
+
+    fn apply_one(&mut self, entry: EntryOf<Types>) -> Outcome {
         let mut now = Applied { index: entry.log_id.index, term: entry.log_id.leader_id.term, ..*self.applied.borrow() };
         let mut outcome = Outcome::Nothing;
         match entry.payload {
@@ -184,10 +256,14 @@ impl RaftStateMachine<Types> for GroupMachine {
     {
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
+            self.since_checkpoint_bytes += entry_bytes(&entry);
             let outcome = self.apply_one(entry);
             if let Some(responder) = responder {
                 responder.send(outcome);
             }
+        }
+        if self.since_checkpoint_bytes >= self.log.cover_bytes().max(CHECKPOINT_PART * self.checkpoint_bytes) {
+            self.save_checkpoint(false);
         }
         Ok(())
     }
@@ -218,6 +294,15 @@ impl RaftStateMachine<Types> for GroupMachine {
     async fn get_current_snapshot(&mut self) -> Result<Option<GroupSnapshot>, io::Error> {
         self.snapshots.read()
     }
+}
+
+/// About what an entry takes in the log.
+fn entry_bytes(entry: &EntryOf<Types>) -> u64 {
+    let batch = match &entry.payload {
+        EntryPayload::Normal(proposal) => proposal.batch.map_or(0, |batch| u64::try_from(batch.length).unwrap_or(0)),
+        _ => 0,
+    };
+    batch + ENTRY_BYTES
 }
 
 /// A snapshot that only has to become durable.

@@ -4,6 +4,7 @@
 //! [`membership`] changes who they are. A group at rest sleeps ([`quiesce`]) and is bound by what it promised ([`rest`]); [`incoming`] bounds
 //! what waits for it.
 
+mod checkpoint;
 pub(crate) mod farewell;
 mod forming;
 pub(crate) mod incoming;
@@ -44,6 +45,7 @@ use crate::peer::client::Peers;
 use crate::peer::liveness::Liveness;
 use crate::writer::Writer;
 use crate::{GroupId, NodeId};
+use checkpoint::Checkpoints;
 use farewell::{Bound, Farewell};
 use incoming::Incoming;
 use machine::{Applied, GroupMachine, Host, Watched};
@@ -209,7 +211,9 @@ impl Group {
         let rest = Arc::new(Rest::new(id, around.node_id, liveness, awake, mutations, bound_by));
         let watched_log = log.clone();
         let storage = GroupStorage::new(id, log.clone(), around.writer.clone(), snapshots.clone(), rest.clone());
-        let (machine, watched) = GroupMachine::new(host, log.clone(), snapshots.clone());
+        let checkpoints = Checkpoints::new(around.env.disk.clone(), around.writer.clone(), directory, id);
+        let (mut machine, watched) = GroupMachine::new(host, log.clone(), snapshots.clone(), checkpoints);
+        machine.resume().map_err(|error| NodeError::Log(LogError::Unreadable(error.to_string())))?;
         let learners = Arc::new(Learners::default());
         let (takes_part, members) = (around.takes_part.clone(), learners.clone());
         let network = NetworkFactory { group: id, peers: around.peers.clone(), takes_part, learners: members, rest: rest.clone() };
@@ -385,6 +389,13 @@ impl Group {
     }
 
     async fn end(&self) {
+        fn save(machine: &mut GroupMachine) -> BoxFuture<'_, ()> {
+            machine.save_checkpoint(true);
+            std::future::ready(()).boxed()
+        }
+        if let Err(error) = self.inner.raft.with_state_machine(save).await {
+            tracing::debug!(group = ?self.inner.id, %error, "the next start applies more of the log");
+        }
         if let Err(error) = self.inner.raft.shutdown().await {
             tracing::warn!(group = ?self.inner.id, %error, "a Raft task ended badly");
         }
