@@ -1,5 +1,5 @@
-//! A partition's log on one node: appends, reads, truncations, clean stops, power cuts that forget what was not synced (with torn tails), disks that
-//! stop syncing, and sidecars that rot or come back old.
+//! A partition's log on one node: appends, reads, truncations, clean stops, kills, power cuts that forget what was not synced (with torn tails), disks
+//! that stop syncing, and sidecars that rot or come back old.
 //!
 //! Oracle: whatever was acknowledged is there after any power cut, byte for byte, at the same offset; offsets are dense; nothing is there
 //! that was not appended; nothing is acknowledged after a failed sync.
@@ -25,6 +25,9 @@ struct Reached {
     failed_syncs: u64,
     segments_rolled: u64,
     clean_stops: u64,
+    process_ends: u64,
+    /// Segments that had been begun and never written when the log was opened.
+    unprepared: u64,
     /// Most sidecars seen at once, and how many were damaged or replaced.
     sidecars: u64,
     sidecars_rotten: u64,
@@ -44,6 +47,8 @@ impl Reached {
             ("failed_syncs", self.failed_syncs),
             ("segments_rolled", self.segments_rolled),
             ("clean_stops", self.clean_stops),
+            ("process_ends", self.process_ends),
+            ("unprepared", self.unprepared),
             ("sidecars", self.sidecars),
             ("sidecars_rotten", self.sidecars_rotten),
         ]

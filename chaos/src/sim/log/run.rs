@@ -112,6 +112,7 @@ impl Life {
             85..91 => self.truncate().await?,
             91..93 => self.fail_syncs(),
             93..95 => self.stop().await?,
+            95..97 => self.end_process().await?,
             _ => self.power_cut().await?,
         }
         self.take_acknowledgements()?;
@@ -219,11 +220,25 @@ impl Life {
 
     /// Power goes, perhaps tearing what was being written, and comes back.
     async fn power_cut(&mut self) -> Result<(), String> {
+        let tear = self.random.random_bool(0.5).then(|| self.random.random());
+        self.break_off(|disk| disk.crash(tear)).await?;
+        self.reached.power_cuts += 1;
+        Ok(())
+    }
+
+    /// The process is killed with all that its writer has not come to; the machine goes on.
+    async fn end_process(&mut self) -> Result<(), String> {
+        self.break_off(SimDisk::end_process).await?;
+        self.reached.process_ends += 1;
+        Ok(())
+    }
+
+    async fn break_off(&mut self, how: impl FnOnce(&SimDisk)) -> Result<(), String> {
         self.take_acknowledgements()?;
         self.reached.failed_syncs += u64::from(self.node.failed.load(Ordering::SeqCst));
-        let tear = self.random.random_bool(0.5).then(|| self.random.random());
-        self.disk.crash(tear);
+        how(&self.disk);
         self.disk.fail_syncs(false);
+        self.reached.unprepared += self.unprepared();
         self.rot_sidecar();
         let old = std::mem::replace(&mut self.node, Running::open(self.random.random(), &self.disk, self.mutations)?);
         // The old process is gone; its task must not linger in the runtime. What it still tries hits a disk that knows it no more.
@@ -232,11 +247,15 @@ impl Life {
         self.node.durable.store(self.model.next_index(), Ordering::SeqCst);
         self.model.acknowledge(self.model.next_index());
         self.term += 1;
-        self.reached.power_cuts += 1;
         self.reached.unacknowledged_kept += u64::from(kept > 0);
         self.reached.unacknowledged_lost += u64::from(lost > 0);
         self.note(&[kept, lost]);
         Ok(())
+    }
+
+    /// Segments that were begun and never written.
+    fn unprepared(&self) -> u64 {
+        self.disk.names().into_iter().filter(|(path, bytes)| *bytes == 0 && path.extension().is_some_and(|end| end == "log")).count() as u64
     }
 
     fn take_acknowledgements(&mut self) -> Result<(), String> {

@@ -86,6 +86,22 @@ impl SimDisk {
         state.durable_names = state.names.clone();
     }
 
+    /// The process ends and its machine goes on: all that was written stays, synced or not.
+    pub fn end_process(&self) {
+        let mut state = lock(&self.state);
+        state.generation += 1;
+        let DiskState { names, durable_names, generation, .. } = &mut *state;
+        // A file that has a name both now and after a crash stays one.
+        let mut again: BTreeMap<usize, Arc<SimFile>> = BTreeMap::new();
+        for file in names.values_mut().chain(durable_names.values_mut()) {
+            let reopened = || {
+                Arc::new(SimFile { disk: self.state.clone(), content: Mutex::new(lock(&file.content).clone()), generation: *generation })
+            };
+            let reopened = again.entry(Arc::as_ptr(file).addr()).or_insert_with(reopened).clone();
+            *file = reopened;
+        }
+    }
+
     /// Makes every sync fail (or succeed again): a dying device.
     pub fn fail_syncs(&self, fail: bool) {
         self.ail(|ills| ills.fail_syncs = fail);
@@ -123,6 +139,11 @@ impl SimDisk {
             content.durable = content.volatile.clone();
             content.unsynced.clear();
         }
+    }
+
+    /// Every file as a running process sees it, with its length.
+    pub fn names(&self) -> Vec<(PathBuf, u64)> {
+        lock(&self.state).names.iter().map(|(path, file)| (path.clone(), lock(&file.content).volatile.len() as u64)).collect()
     }
 
     /// Every durable file with its bytes: what a copy of the disk would hold.
@@ -176,7 +197,7 @@ struct SimFile {
     generation: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Content {
     volatile: Vec<u8>,
     durable: Vec<u8>,
