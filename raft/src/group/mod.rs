@@ -21,7 +21,7 @@ mod transfer;
 mod waiting;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -65,9 +65,6 @@ const APPEND_ENTRIES_MAX: u64 = 512;
 pub(crate) const APPEND_BYTES_MAX: usize = 1 << 20;
 /// How long an openraft call to a peer that cannot be reached waits before the next.
 pub(crate) const BACKOFF: Duration = Duration::from_millis(100);
-
-/// For so long after it offered its leadership a node is not sure of it: beyond the deadline of the offer's message.
-const OFFER_DOUBT: Duration = Duration::from_secs(5);
 
 /// Every group of Meridian, partitions and controller alike. Its randomness is seeded from [`crate::env::Random`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,8 +120,6 @@ struct Inner {
     rest: Arc<Rest>,
     incoming: Incoming,
     lease: Duration,
-    /// When leadership was last offered to another node.
-    offered: Mutex<Option<Instant>>,
     tasks: Vec<tokio::task::AbortHandle>,
 }
 
@@ -208,7 +203,8 @@ impl Group {
         }
         let bound_by = Farewell::of(around.writer, id).0.filter(|farewell| log.last() < Some(*farewell));
         let (liveness, awake, mutations) = (around.liveness.clone(), around.awake.clone(), around.env.mutations());
-        let rest = Arc::new(Rest::new(id, around.node_id, liveness, awake, mutations, bound_by));
+        let held = storage::stored_vote(around.writer, id).map_err(NodeError::Io)?;
+        let rest = Arc::new(Rest::new(id, around.node_id, liveness, awake, mutations, bound_by, held.as_ref()));
         let watched_log = log.clone();
         let storage = GroupStorage::new(id, log.clone(), around.writer.clone(), snapshots.clone(), rest.clone());
         let checkpoints = Checkpoints::new(around.env.disk.clone(), around.writer.clone(), directory, id);
@@ -260,7 +256,6 @@ impl Group {
                 rest,
                 incoming: Incoming::default(),
                 lease,
-                offered: Mutex::new(None),
                 tasks,
             }
         };
@@ -323,13 +318,9 @@ impl Group {
         if !self.inner.leadership.borrow().is_leader {
             return false;
         }
-        // Whoever was offered the leadership may have been elected within the lease, by voters that were told not to wait for its end.
-        let offered = *self.inner.offered.lock().unwrap_or_else(PoisonError::into_inner);
         let term = self.vote().leader_id().term;
-        if offered.is_some_and(|at| at.elapsed() < OFFER_DOUBT)
-            || self.inner.rest.has_voted_after(term)
-            || self.inner.rest.was_released(term)
-        {
+        // Whoever was offered the leadership may have been elected within the lease, by voters that were told not to wait for its end.
+        if self.inner.rest.has_voted_after(term) || self.inner.rest.was_released(term) {
             return false;
         }
         let server = self.inner.raft.server_metrics();
@@ -389,6 +380,7 @@ impl Group {
     }
 
     async fn end(&self) {
+        self.inner.rest.forsake(&self.vote());
         fn save(machine: &mut GroupMachine) -> BoxFuture<'_, ()> {
             machine.save_checkpoint(true);
             std::future::ready(()).boxed()

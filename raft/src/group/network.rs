@@ -186,6 +186,8 @@ impl RaftNetworkV2<Types> for Network {
         rpc: TransferLeaderRequest<Types>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
+        // Whoever hears of it waits for no lease any more. openraft takes no proposal in this term again, whatever becomes of the offer.
+        self.rest.released(rpc.from_leader().leader_id().term);
         self.call(&option, Request::transfer, &rpc).await
     }
 

@@ -93,6 +93,7 @@ impl Group {
             return false;
         }
         // From here on no vote is handed to the core; what it was handed before is behind it when it answers.
+        self.inner.rest.sleeps_under(term);
         self.inner.rest.fall_asleep();
         self.set_running(false);
         let state = self.inner.raft.with_raft_state(|state| *state.vote_ref()).await;

@@ -1,13 +1,11 @@
 //! Leadership offered to another voter.
 
 use std::collections::BTreeSet;
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use openraft::rt::watch::WatchReceiver as _;
-use tokio::time::Instant;
 
 use super::Group;
 use crate::NodeId;
@@ -41,7 +39,6 @@ impl Group {
             return true;
         }
         self.wake().await;
-        *self.inner.offered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         if self.inner.raft.trigger().transfer_leader(successor).await.is_err() {
             return false;
         }

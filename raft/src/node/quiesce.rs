@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{Node, NodeWeak};
 use crate::group::quiesce::Drowsy;
-use crate::group::rest::{Awake, Bonds};
+use crate::group::rest::{Awake, Bonds, Rest};
 use crate::group::storage::log_id;
 use crate::group::{Group, Types};
 use crate::peer::frame::{self, Kind, Position, Request};
@@ -222,7 +222,7 @@ impl Node {
             return Some(VoteResponse::new(vote, bound, false));
         }
         let leader = vote.leader_id().voted_for;
-        if rpc.leadership_transfer || candidate == leader {
+        if Rest::is_sent_by_leader(&vote, rpc) || candidate == leader {
             return None;
         }
         let leads = leader == self.inner.config.node_id && group.holds_lease();

@@ -20,6 +20,7 @@ use super::frame::{self, Frame, Kind, Reader};
 use super::identity;
 use crate::env::{Listener, Stream};
 use crate::group::incoming::Admitted;
+use crate::group::rest::Rest;
 use crate::group::{Group, Types};
 use crate::node::lives::Telling;
 use crate::node::{HANDOVER_DEADLINE, Node, NodeWeak, PeerTls};
@@ -287,8 +288,9 @@ async fn ask_group(host: &Node, speaker: Option<NodeId>, group: &Group, frame: F
             if let Some(refusal) = host.refuses(group, &rpc) {
                 return serde_json::to_vec(&refusal).map_err(malformed);
             }
-            if rpc.leadership_transfer {
-                group.sent_for_another(&group.vote()).await;
+            let vote = group.vote();
+            if Rest::is_sent_by_leader(&vote, &rpc) {
+                group.sent_for_another(&vote).await;
             }
             group.rest().stir();
             let response = if frame.kind == Kind::Vote { raft.vote(rpc).await } else { raft.pre_vote(rpc).await };

@@ -33,7 +33,8 @@ fn producers_forgotten_by_a_restart_are_caught() {
 
 #[test]
 fn a_vote_that_is_not_kept_is_caught() {
-    caught("forgotten-vote", 120..130);
+    // Rarely met: a node votes for nobody within a promise's time of its start, and by then the election is mostly over.
+    caught("forgotten-vote", 100..110);
 }
 
 #[test]
