@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use meridian_raft::partition::Partition;
 use meridian_raft::{GroupId, NodeId};
 use rand::Rng;
 use rand::seq::{IndexedRandom, IteratorRandom};
@@ -13,10 +14,10 @@ use crate::sim::region::phases::Run;
 use crate::sim::region::site::lock;
 
 /// How often every disk is copied, and how many copies are kept.
-const COPY_EVERY: Duration = Duration::from_millis(400);
-const COPIES_MAX: usize = 4;
-/// What a copy lacks of the last moments before it was put back is noticed only if peers have been told of them. Nodes promise to tell within
-/// this time, of peers that they reach.
+const COPY_EVERY: Duration = Duration::from_millis(250);
+const COPIES_MAX: usize = 7;
+/// What a copy lacks of the last moments before it was put back is noticed only if peers have been told of them, and a log that is cut short only
+/// if the meta log says how far it was committed. Nodes promise to tell both within this time, of peers that they reach.
 const TOLD_WITHIN: Duration = Duration::from_secs(1);
 
 type Files = BTreeMap<PathBuf, Vec<u8>>;
@@ -38,11 +39,14 @@ pub(in crate::sim) struct Decay {
     flipped: Option<(PathBuf, usize, u8)>,
 }
 
-/// A disk as it was, and where its partitions' logs ended.
+/// A disk as it was, and where its partitions' logs ended, and their high watermarks lay.
 #[derive(Debug)]
 struct Copy {
+    at: Duration,
+    boot: u64,
     files: Files,
     ends: BTreeMap<GroupId, i64>,
+    committed: BTreeMap<GroupId, i64>,
 }
 
 /// How a node's votes are lost.
@@ -63,10 +67,11 @@ pub(in crate::sim) fn remember(run: &mut Run) {
     }
     run.decay.copied_at = run.sim.elapsed();
     for (node, site) in &run.sites {
-        let ends: BTreeMap<GroupId, i64> =
-            lock(&site.running).partitions.iter().map(|(id, partition)| (*id, partition.log_end_offset())).collect();
+        let running = lock(&site.running);
+        let each = |told: fn(&Partition) -> i64| running.partitions.iter().map(|(id, partition)| (*id, told(partition))).collect();
+        let (ends, committed) = (each(Partition::log_end_offset), each(Partition::high_watermark));
         let copies = run.decay.copies.entry(*node).or_default();
-        copies.push_back(Copy { files: site.disk.copy(), ends });
+        copies.push_back(Copy { at: now, boot: *lock(&site.boots), files: site.disk.copy(), ends, committed });
         copies.truncate(COPIES_MAX + 1);
         if copies.len() > COPIES_MAX {
             copies.pop_front();
@@ -175,10 +180,14 @@ fn lose_votes(run: &mut Run, node: NodeId, loss: Loss, old: &Files) -> bool {
     true
 }
 
-/// A partition of the node of which all that an old copy holds is committed by now, and that copy of its files.
+/// A partition of the node of which all that an old copy holds has been committed for as long as the node may take to note it, and that copy of
+/// its files: damage to what was written since cannot be told from a torn tail.
 fn victim(run: &mut Run, node: NodeId) -> Option<Files> {
-    let old = run.decay.copies.get(&node)?.front()?;
-    let committed = |id: &GroupId, end: i64| run.sites[&node].partition(*id).is_some_and(|partition| partition.high_watermark() > end);
+    let (now, boot) = (run.sim.elapsed(), *lock(&run.sites[&node].boots));
+    let copies = run.decay.copies.get(&node)?;
+    let noted = copies.iter().rev().find(|copy| copy.at + TOLD_WITHIN <= now && copy.boot == boot)?;
+    let old = copies.front()?;
+    let committed = |id: &GroupId, end: i64| noted.committed.get(id).is_some_and(|watermark| *watermark > end);
     let settled: Vec<GroupId> = old.ends.iter().filter(|(id, end)| committed(id, **end)).map(|(id, _)| *id).collect();
     let id = settled.into_iter().choose(&mut run.random)?;
     let folder = format!("{}-{}", id.topic, id.partition);
