@@ -137,11 +137,19 @@ impl Group {
         self.inner.raft.server_metrics().borrow_watched().membership_config.membership().get_node(&node).is_some()
     }
 
-    /// The last term in which this node may have led and leads no more.
+    /// The last term in which this node may have led and leads no more, or offered its lead.
     pub fn led_no_more_up_to(&self) -> u64 {
         let vote = self.vote();
         let term = vote.leader_id().term;
-        if vote.leader_id().voted_for == self.inner.node_id && self.failure().is_none() { term.saturating_sub(1) } else { term }
+        let leads = vote.leader_id().voted_for == self.inner.node_id && self.failure().is_none() && !self.inner.rest.was_released(term);
+        if leads { term.saturating_sub(1) } else { term }
+    }
+
+    /// The term in which this node leads and has offered its lead: until another does it takes no proposal and sends no heartbeat, so followers
+    /// that sleep, because neither the offer nor the heartbeat before it has reached them, would sleep on.
+    pub fn offered_in(&self) -> Option<u64> {
+        let term = self.vote().leader_id().term;
+        (self.inner.leadership.borrow().is_leader && self.inner.rest.was_released(term)).then_some(term)
     }
 
     /// Silences the heartbeats of a leader that has long not heard a majority, every other while, so that followers who would not vote for

@@ -49,6 +49,8 @@ struct Quiet {
     /// Since when nothing has changed.
     since: Instant,
     awake_since: Instant,
+    /// The term in which its lead was offered, and followers were told not to wait for this node.
+    released: Option<u64>,
 }
 
 /// Sweeps over the groups that are awake, for ever.
@@ -91,10 +93,15 @@ impl Node {
         let awake: BTreeSet<GroupId> = self.inner.awake.all().into_iter().collect();
         quiet.retain(|id, _| awake.contains(id));
         let lost: BTreeSet<NodeId> = self.inner.peers.known().into_iter().filter(|peer| liveness.bond(*peer).is_none()).collect();
-        let mut found = Vec::new();
+        let (mut found, mut released) = (Vec::new(), Vec::new());
         for group in awake.into_iter().filter_map(|id| self.group(id)) {
             let drowsy = group.drowsy(|node| lost.contains(&node));
-            let held = quiet.entry(group.id()).or_insert(Quiet { last: None, since: now, awake_since: now });
+            let held = quiet.entry(group.id()).or_insert(Quiet { last: None, since: now, awake_since: now, released: None });
+            let offered = group.offered_in();
+            if offered.is_some() && offered != held.released {
+                held.released = offered;
+                released.push(group.id());
+            }
             if held.last != drowsy {
                 (held.last, held.since) = (drowsy, now);
                 group.mind_lost_quorum(now - held.awake_since, self.inner.config.timing);
@@ -107,6 +114,7 @@ impl Node {
                 _ => group.mind_lost_quorum(now - held.awake_since, self.inner.config.timing),
             }
         }
+        self.release_led_no_more(released);
         found
     }
 
@@ -188,7 +196,7 @@ impl Node {
         Vec::new()
     }
 
-    /// Tells every neighbour of groups that this node leads no more: replicas may sleep there.
+    /// Tells every neighbour of groups that this node leads no more, or has offered in vain: replicas may sleep there.
     pub(super) fn release_led_no_more(&self, groups: Vec<GroupId>) {
         for peer in self.inner.peers.known() {
             groups.chunks(ASKED_MAX).for_each(|chunk| self.release_to(peer, chunk.to_vec()));
