@@ -271,6 +271,11 @@ impl Group {
     pub fn log(&self) -> &Log {
         &self.inner.log
     }
+    /// Nor has an earlier replica here.
+    pub fn has_held_nothing(&self) -> bool {
+        let log = self.log();
+        log.last().is_none() && log.purged().is_none() && self.snapshot().is_none() && self.inner.rest.bound_by().is_none()
+    }
     /// What stands for the purged part of the log, if anything has been purged.
     pub fn snapshot(&self) -> Option<Bytes> {
         self.inner.snapshots.bytes()

@@ -44,7 +44,7 @@ pub(super) fn last_loss(writer: &Writer) -> Option<u64> {
 }
 
 /// Notes durably that votes are lost.
-pub(super) async fn note_loss(writer: &Writer) -> io::Result<()> {
+pub(crate) async fn note_loss(writer: &Writer) -> io::Result<()> {
     let next = last_loss(writer).unwrap_or(0) + 1;
     writer.save_meta(LOST_KEY.to_vec(), Some(next.to_be_bytes().to_vec())).await
 }

@@ -159,7 +159,7 @@ impl Node {
             lost,
             gone: gone(&self.inner.writer, lost),
             began: Instant::now(),
-            founded_alone: founders == [self.inner.config.node_id],
+            founders,
             directory: self.directory(id),
             aside: self.aside(id),
             rolling,

@@ -13,7 +13,10 @@ pub(crate) fn answer(group: &Group, question: Bytes) -> Result<Bytes, String> {
 }
 
 fn reply(group: &Group, question: Question) -> Result<Reply, String> {
-    let not_leading = || Reply::NotLeading { leader: group.leadership().borrow().leader };
+    let not_leading = || match group.leadership().borrow().leader {
+        None if group.has_held_nothing() => Reply::Empty,
+        leader => Reply::NotLeading { leader },
+    };
     let Some(term) = group.leading_term().filter(|term| *term >= question.term_min) else { return Ok(not_leading()) };
     let log = group.log();
     let (held, last) = (log.indexes(), log.last());

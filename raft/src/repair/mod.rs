@@ -134,3 +134,6 @@ pub(crate) async fn set_mark(writer: &Writer, group: GroupId, reason: &str) -> s
     let reason = reason.as_bytes()[..reason.len().min(REASON_BYTES_MAX)].to_vec();
     writer.save_meta(mark_key(group), Some(reason)).await
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ use super::{Counters, Progress, set_mark};
 use crate::batch::Batch;
 use crate::env::Env;
 use crate::group::snapshot::{self, Snapshots};
-use crate::group::storage::{raise_vote, stored_vote};
+use crate::group::storage::{log_id, raise_vote, stored, stored_vote};
 use crate::log::{FrameKind, Log, LogEntry, LogError, LogPosition, LogSettings, Memory, Place, Rolling, salvage, start_offset_of};
 use crate::node::NodeWeak;
 use crate::node::trust::{GONE_PATIENCE, TERMS_UNHEARD};
@@ -66,8 +66,8 @@ pub(crate) struct Task {
     pub gone: BTreeSet<NodeId>,
     pub began: Instant,
     pub group: GroupId,
-    /// It formed the group alone: perhaps nobody else has ever held anything of it.
-    pub founded_alone: bool,
+    /// Who formed the group, where it has never moved; otherwise nobody.
+    pub founders: Vec<NodeId>,
     pub directory: PathBuf,
     /// Where damaged files are kept until the repair is over.
     pub aside: PathBuf,
@@ -187,7 +187,28 @@ impl Task {
 
     /// Whether there is no other replica, and never was.
     async fn is_alone(&self) -> Result<bool, Pause> {
-        Ok(self.peers.known().is_empty() || (self.founded_alone && self.latest_term().await? == 0))
+        let founded_alone = self.founders == [self.node_id];
+        Ok(self.peers.known().is_empty() || (founded_alone && self.latest_term().await? == 0))
+    }
+
+    /// Whether the group has never come to be: all other founders are sound, have given their word, if it was needed, and hold nothing. So no
+    /// majority has ever held anything: whatever was committed, one of them would hold it. They wait for this replica, if it was the one that had
+    /// taken the first membership, as it waits for a leader: without that membership they may vote, but not stand.
+    fn has_never_begun(&self, empty: &BTreeSet<NodeId>) -> bool {
+        let others = self.founders.iter().filter(|node| **node != self.node_id);
+        self.group != GroupId::CONTROLLER && self.founders.len() > 1 && others.copied().all(|node| empty.contains(&node))
+    }
+
+    /// The first entry of a group that has never come to be is the same on every founder, whoever takes it.
+    async fn begin(&self, log: Log) -> Result<Log, Pause> {
+        if log.last().is_none() {
+            let founders: BTreeSet<NodeId> = self.founders.iter().copied().collect();
+            let membership = openraft::Membership::new_with_defaults(vec![founders], []);
+            let first = openraft::Entry { log_id: log_id(0, 0), payload: openraft::EntryPayload::Membership(membership) };
+            append(&log, vec![stored(first)?]).await?;
+        }
+        tracing::info!(topic = %self.group.topic, partition = self.group.partition, "a partition that has never served begins anew");
+        Ok(log)
     }
 
     /// Fetches until the log holds what the leader had when it was asked first.
@@ -195,7 +216,7 @@ impl Task {
         if self.is_alone().await? {
             return Ok(log);
         }
-        let mut source = Source { task: self, last_good: None };
+        let mut source = Source { task: self, last_good: None, empty: BTreeSet::new() };
         // The leader's term, and its last entry when it was first asked in that term.
         let mut target: Option<(u64, Option<LogPosition>)> = None;
         let mut step_back = 1;
@@ -206,6 +227,7 @@ impl Task {
             let term_min = target.map_or(floor, |(term, _)| term.max(floor));
             let question = Question { after, term_min };
             let (peer, reply) = match source.ask(question).await {
+                Err(Pause::NoLeader) if self.has_never_begun(&source.empty) => return self.begin(log).await,
                 Err(Pause::NoLeader) if self.gone.iter().any(|node| self.is_gone(*node)) => match source.ask_patiently(question).await? {
                     Some(answer) => answer,
                     None => return self.do_without(log).await,
@@ -251,7 +273,7 @@ impl Task {
                     log = self.open()?;
                     step_back = 1;
                 }
-                Reply::NotLeading { .. } => return Err(Pause::NoLeader),
+                Reply::NotLeading { .. } | Reply::Empty => return Err(Pause::NoLeader),
             }
         }
     }
@@ -265,18 +287,23 @@ impl Task {
             return Err(Pause::Unfit(peer));
         }
         let bytes: u64 = entries.iter().map(|entry| entry.payload.len() as u64).sum();
-        let (sender, flushed) = oneshot::channel();
-        let done = Box::new(move |result| {
-            let _ = sender.send(result);
-        });
-        log.append(entries, done)?;
-        flushed.await.map_err(io::Error::other)??;
+        append(log, entries).await?;
         self.progress.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.counters.bytes.fetch_add(bytes, Ordering::Relaxed);
         let rate = self.counters.bytes_per_s.load(Ordering::Relaxed).max(1);
         tokio::time::sleep(Duration::from_micros(bytes.saturating_mul(1_000_000) / rate)).await;
         Ok(())
     }
+}
+
+/// Durably.
+async fn append(log: &Log, entries: Vec<LogEntry>) -> io::Result<()> {
+    let (sender, flushed) = oneshot::channel();
+    let done = Box::new(move |result| {
+        let _ = sender.send(result);
+    });
+    log.append(entries, done)?;
+    flushed.await.map_err(io::Error::other)?
 }
 
 /// Whether entries follow on the log in index, term and offset, and every batch's own checksum holds. What did not would be stamped anew.
@@ -308,6 +335,8 @@ fn continues(log: &Log, leader_term: u64, entries: &[LogEntry]) -> bool {
 struct Source<'a> {
     task: &'a Task,
     last_good: Option<NodeId>,
+    /// Who has said, when all were asked last, that it is sound and holds nothing.
+    empty: BTreeSet<NodeId>,
 }
 
 impl Source<'_> {
@@ -331,6 +360,7 @@ impl Source<'_> {
         // The partition may have moved since the voters were named.
         order.extend(self.task.peers.connected());
         let mut asked = Vec::new();
+        self.empty.clear();
         for peer in order {
             if asked.contains(&peer) {
                 continue;
@@ -339,6 +369,9 @@ impl Source<'_> {
             let request = Request { kind: Kind::Repair, group: self.task.group, body: vec![question.encode()] };
             let Ok(answer) = self.task.peers.call(peer, request, QUESTION_DEADLINE).await else { continue };
             match Reply::decode(answer) {
+                Some(Reply::Empty) => {
+                    self.empty.insert(peer);
+                }
                 Some(Reply::NotLeading { .. }) | None => {}
                 Some(reply) => {
                     self.last_good = Some(peer);

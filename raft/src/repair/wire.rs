@@ -30,6 +30,8 @@ pub(crate) enum Reply {
     NotLeading {
         leader: Option<NodeId>,
     },
+    /// Of a sound replica that leads nothing, and has never held an entry for all that it knows.
+    Empty,
     /// The leader's log has another entry, or none, at the asker's last index.
     Differs,
     /// The leader's log begins behind what was asked for; this stands for what lies before it.
@@ -96,6 +98,7 @@ impl Reply {
                 bytes.put_u8(3);
                 bytes.extend_from_slice(snapshot);
             }
+            Reply::Empty => bytes.put_u8(4),
         }
         bytes.freeze()
     }
@@ -114,6 +117,7 @@ impl Reply {
             1 => Reply::NotLeading { leader: Some(bytes.try_get_u64().ok()?).filter(|node| *node != 0) },
             2 => Reply::Differs,
             3 => Reply::Begins { snapshot: std::mem::take(&mut bytes) },
+            4 => Reply::Empty,
             _ => return None,
         };
         bytes.is_empty().then_some(reply)
