@@ -9,7 +9,8 @@
 //! would elect, by the old voters, a node that lacks what they had committed: their own dismissal, say. So its vote stays, and where its log
 //! ended. A new replica here helps to elect nobody whose log ends before that, and does not stand itself, until its own log reaches as far.
 //! That is all that the old log would have done for the group. A replica that was under repair when it left does not know what
-//! it had promised: its mark stays, and its successor is repaired before it takes part. Of a topic that is gone nothing is kept.
+//! it had promised: its mark stays, and its successor is repaired before it takes part. One that made good a loss of votes before it left need not
+//! do so again: what it was told stays with its vote. Of a topic that is gone nothing is kept.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -17,6 +18,7 @@ use std::path::Path;
 
 use super::opening::{directory, group_named};
 use super::repairs::aside;
+use super::losses::trusted_key;
 use super::{Node, NodeError, write};
 use crate::GroupId;
 use crate::env::Env;
@@ -46,9 +48,10 @@ async fn finish(env: &Env, writer: &Writer, data_dir: &Path, id: GroupId) -> io:
     let folder = directory(data_dir, id);
     writer.remove_dir(env, aside(&folder)).await?;
     writer.remove_dir(env, folder).await?;
-    let kept: Vec<Vec<u8>> = if farewell.is_empty() { Vec::new() } else { vec![vote_key(id), mark_key(id), farewell_key(id)] };
+    let kept: Vec<Vec<u8>> =
+        if farewell.is_empty() { Vec::new() } else { vec![farewell_key(id), vote_key(id), mark_key(id), trusted_key(id)] };
     // In this order they reach the file: a torn tail takes back the last ones.
-    let mut changes: Vec<_> = kept.get(2).map(|key| writer.save_meta(key.clone(), Some(farewell))).into_iter().collect();
+    let mut changes: Vec<_> = kept.first().map(|key| writer.save_meta(key.clone(), Some(farewell))).into_iter().collect();
     let forgotten = meta_keys(id).into_iter().filter(|key| !kept.contains(key)).chain([deletion_key(id)]);
     changes.extend(forgotten.map(|key| writer.save_meta(key, None)));
     futures_util::future::try_join_all(changes).await.map(drop)
@@ -151,7 +154,8 @@ mod tests {
         finish_all(&env, &writer, folder.path()).await.expect("finished");
         assert_eq!(Farewell::of(&writer, id), farewell);
         let left: Vec<Vec<u8>> = meta_keys(id).into_iter().filter(|key| writer.meta(key.clone()).is_some()).collect();
-        assert_eq!(left, [vote_key(id), mark_key(id), farewell_key(id)]);
+        // With the vote goes that it is sound: otherwise it would have to be asked for again, perhaps of a node that asks for this one's word.
+        assert_eq!(left, [vote_key(id), mark_key(id), trusted_key(id), farewell_key(id)]);
         writer.save_meta(deletion_key(id), Some(Vec::new())).await.expect("saved");
         finish_all(&env, &writer, folder.path()).await.expect("finished");
         assert!(meta_keys(id).into_iter().all(|key| writer.meta(key).is_none()), "its topic is gone");
