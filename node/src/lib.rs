@@ -4,6 +4,7 @@ pub mod admin;
 pub mod authentication;
 pub mod cli;
 pub mod client;
+mod compression;
 pub mod config;
 pub mod controller;
 pub mod dev;

@@ -4,7 +4,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use meridian_raft::batch::{BatchHeader, HEADER_BYTES};
 
 use super::ClientError;
-use super::compression;
+use crate::compression;
 
 /// Bits of a batch's attributes.
 const CONTROL: i16 = 0x20;

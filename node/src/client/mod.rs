@@ -6,7 +6,6 @@
 pub mod admin;
 pub mod batch;
 pub mod cluster;
-mod compression;
 pub mod connection;
 pub mod errors;
 pub mod fetch;

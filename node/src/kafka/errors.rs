@@ -20,12 +20,16 @@ pub fn of_batch(error: &BatchError) -> ErrorCode {
         BatchError::Checksum => ErrorCode::CorruptMessage,
         BatchError::Magic(_) => ErrorCode::UnsupportedForMessageFormat,
         BatchError::Codec(_) => ErrorCode::UnsupportedCompressionType,
+        // Producers split what is too large, and send it again.
+        BatchError::Large => ErrorCode::MessageTooLarge,
+        BatchError::TimestampType => ErrorCode::InvalidTimestamp,
         BatchError::Short(_)
         | BatchError::Length { .. }
         | BatchError::Count { .. }
         | BatchError::Control
         | BatchError::Producer
-        | BatchError::Records => ErrorCode::InvalidRecord,
+        | BatchError::Records
+        | BatchError::Compression(_) => ErrorCode::InvalidRecord,
     }
 }
 

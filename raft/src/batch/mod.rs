@@ -1,5 +1,6 @@
 //! Kafka's RecordBatch v2, as much of it as a log needs: the 61-byte header, validated once, stamped without re-encoding.
 
+pub mod admission;
 pub mod records;
 
 use bytes::{Bytes, BytesMut};
@@ -53,6 +54,12 @@ pub enum BatchError {
     Producer,
     #[error("record data does not hold the records that the header claims")]
     Records,
+    #[error("record data cannot be decompressed: {0}")]
+    Compression(String),
+    #[error("record data decompresses to more than a batch may hold")]
+    Large,
+    #[error("timestamps are the producer's, and the batch says that they are the log's")]
+    TimestampType,
 }
 
 impl BatchHeader {
@@ -124,8 +131,18 @@ fn walk(header: &BatchHeader, mut bytes: &[u8], mut seen: impl FnMut(RecordHead)
 }
 
 impl Batch {
-    /// Ingress check of a client's batch.
+    /// Checks a batch that some log has admitted before: header, checksum, and the records of an uncompressed one. A client's is checked by
+    /// [`Batch::admit`].
     pub fn validate(bytes: Bytes) -> Result<Batch, BatchError> {
+        let batch = Batch::sound(bytes)?;
+        let header = &batch.header;
+        if !batch.is_compressed() && walk(header, &batch.bytes[HEADER_BYTES..], |_| ()) != Some(header.count) {
+            return Err(BatchError::Records);
+        }
+        Ok(batch)
+    }
+    /// Header and checksum.
+    fn sound(bytes: Bytes) -> Result<Batch, BatchError> {
         let batch = Batch::from_stored(bytes)?;
         let header = &batch.header;
         if crc32c::crc32c(&batch.bytes[21..]) != header.crc {
@@ -147,9 +164,6 @@ impl Batch {
             || (!idempotent && batch.is_transactional())
         {
             return Err(BatchError::Producer);
-        }
-        if !batch.is_compressed() && walk(header, &batch.bytes[HEADER_BYTES..], |_| ()) != Some(header.count) {
-            return Err(BatchError::Records);
         }
         Ok(batch)
     }

@@ -10,7 +10,6 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use meridian_auth::acl::Operation;
-use meridian_raft::batch::Batch;
 use meridian_raft::partition::{AppendError, Appended, Partition};
 
 use super::{Call, Outcome};
@@ -25,6 +24,7 @@ use crate::kafka::topic_key::{TopicKey, TopicRef};
 use crate::kafka::{Asker, Broker, Session};
 use crate::telemetry::spans;
 
+mod admission;
 mod request;
 
 use request::{ProduceRequest, parse};
@@ -187,7 +187,7 @@ impl Submission<'_> {
             let message = format!("a batch of {} bytes; the topic takes {bytes_max}", records.len());
             return Err(Refused::new(ErrorCode::MessageTooLarge, message));
         }
-        let batch = Batch::validate(records).map_err(|error| Refused::new(errors::of_batch(&error), error))?;
+        let batch = admission::admit(records).map_err(|error| Refused::new(errors::of_batch(&error), error))?;
         if batch.codec() == ZSTD && self.version < ZSTD_SINCE {
             return Err(Refused::new(ErrorCode::UnsupportedCompressionType, "zstd needs Produce 7"));
         }

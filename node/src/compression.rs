@@ -1,8 +1,10 @@
-//! Opens compressed records, whatever codec their producer chose, up to a size.
+//! Opens compressed records, whatever codec their producer chose, up to a size: for `meridian consume`, and for nodes, which look into what
+//! they are sent.
 
-use std::io::Read;
+use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 
 use bytes::{Buf, Bytes};
+use meridian_raft::batch::admission::Opened;
 use ruzstd::decoding::StreamingDecoder;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 
@@ -12,14 +14,18 @@ const OPENED_BYTES_MAX: usize = 256 << 20;
 const RATIO_MAX: usize = 1032;
 /// Whatever its ratio, a batch may grow to this.
 const OPENED_BYTES_FREE: usize = 32 << 20;
+/// Decompressed at once.
+const CHUNK_BYTES: usize = 16 << 10;
 /// Largest window that a zstd frame may ask memory for; that of zstd's highest level but the two "ultra" ones.
 const ZSTD_WINDOW_BYTES_MAX: u64 = 32 << 20;
+/// Magic and length of a zstd frame that is to be skipped.
+const SKIPPED_HEADER_BYTES: usize = 8;
 /// What Java's clients put before snappy blocks, each of which then has its length before it: xerial's magic and two version numbers.
 const XERIAL_MAGIC: &[u8] = b"\x82SNAPPY\0";
 const XERIAL_HEADER_BYTES: usize = XERIAL_MAGIC.len() + 8;
 
 #[derive(Debug, thiserror::Error)]
-pub(super) enum CompressionError {
+pub enum CompressionError {
     #[error("its compression ({0}) is unknown to this client")]
     Codec(i16),
     #[error("it cannot be decompressed: {0}")]
@@ -28,93 +34,157 @@ pub(super) enum CompressionError {
     Large { max: usize },
 }
 
-/// `codec` is a batch's: 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd.
-pub(super) fn decompress(codec: i16, bytes: Bytes) -> Result<Bytes, CompressionError> {
-    let mut opened = Opened::of(bytes.len());
+/// The most that so many compressed bytes may grow to.
+pub fn opened_bytes_max(compressed_bytes: usize) -> usize {
+    compressed_bytes.saturating_mul(RATIO_MAX).clamp(OPENED_BYTES_FREE, OPENED_BYTES_MAX)
+}
+
+/// The whole of it. `codec` is a batch's: 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd.
+pub fn decompress(codec: i16, bytes: Bytes) -> Result<Bytes, CompressionError> {
+    let max = opened_bytes_max(bytes.len());
     match codec {
         0 => return Ok(bytes),
-        1 => opened.read(flate2::read::MultiGzDecoder::new(&bytes[..]))?,
-        2 => opened.snappy(bytes)?,
-        3 => opened.read(lz4_flex::frame::FrameDecoder::new(&bytes[..]))?,
-        4 => opened.zstd(&bytes)?,
+        1..=4 => {}
         codec => return Err(CompressionError::Codec(codec)),
     }
-    Ok(opened.bytes.into())
+    let mut opened = Vec::new();
+    let read = open(codec, &bytes, max).and_then(|mut reader| reader.read_to_end(&mut opened));
+    match read {
+        Ok(_) => Ok(opened.into()),
+        Err(error) if error.kind() == ErrorKind::FileTooLarge => Err(CompressionError::Large { max }),
+        Err(error) => Err(CompressionError::Damaged(error.to_string())),
+    }
 }
 
-/// What came out so far, and how much may.
-struct Opened {
-    bytes: Vec<u8>,
-    max: usize,
+/// The same as it is read; fails with [`ErrorKind::FileTooLarge`] where there is more than `max` bytes.
+pub fn open(codec: i16, bytes: &[u8], max: usize) -> io::Result<Opened<'_>> {
+    Ok(match codec {
+        1 => bounded(flate2::bufread::MultiGzDecoder::new(bytes), max),
+        2 => Box::new(Snappy::new(bytes, max)?),
+        3 => bounded(lz4_flex::frame::FrameDecoder::new(bytes), max),
+        4 => bounded(Zstd { rest: bytes, frame: None }, max),
+        codec => return Err(damaged(format!("codec {codec} is unknown"))),
+    })
 }
 
-impl Opened {
-    fn of(compressed_bytes: usize) -> Opened {
-        let max = compressed_bytes.saturating_mul(RATIO_MAX).clamp(OPENED_BYTES_FREE, OPENED_BYTES_MAX);
-        Opened { bytes: Vec::new(), max }
+fn bounded<'a>(reader: impl Read + 'a, max: usize) -> Opened<'a> {
+    Box::new(BufReader::with_capacity(CHUNK_BYTES, Bounded { reader, left: max }))
+}
+
+/// Ends as its reader does, and fails where that goes on for too long.
+struct Bounded<R> {
+    reader: R,
+    left: usize,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // One more than may come shows that there is more.
+        let room = buffer.len().min(self.left.saturating_add(1));
+        let read = self.reader.read(&mut buffer[..room])?;
+        self.left = self.left.checked_sub(read).ok_or(ErrorKind::FileTooLarge)?;
+        Ok(read)
+    }
+}
+
+/// One block as librdkafka writes it, or several in xerial's frame as Java does.
+struct Snappy<'a> {
+    rest: &'a [u8],
+    is_framed: bool,
+    block: Vec<u8>,
+    /// Of the block, so many bytes are read.
+    at: usize,
+    left: usize,
+}
+
+impl<'a> Snappy<'a> {
+    fn new(bytes: &'a [u8], max: usize) -> io::Result<Snappy<'a>> {
+        let is_framed = bytes.starts_with(XERIAL_MAGIC);
+        let rest = if is_framed { bytes.get(XERIAL_HEADER_BYTES..).ok_or_else(cut)? } else { bytes };
+        Ok(Snappy { rest, is_framed, block: Vec::new(), at: 0, left: max })
     }
 
-    fn left(&self) -> usize {
-        self.max - self.bytes.len()
-    }
-
-    fn large(&self) -> CompressionError {
-        CompressionError::Large { max: self.max }
-    }
-
-    fn read(&mut self, reader: impl Read) -> Result<(), CompressionError> {
-        reader.take(self.left() as u64 + 1).read_to_end(&mut self.bytes).map_err(damaged)?;
-        if self.bytes.len() > self.max { Err(self.large()) } else { Ok(()) }
-    }
-
-    /// One block as librdkafka writes it, or several in xerial's frame as Java does.
-    fn snappy(&mut self, mut bytes: Bytes) -> Result<(), CompressionError> {
-        if !bytes.starts_with(XERIAL_MAGIC) {
-            return self.snappy_block(&bytes);
-        }
-        let cut = || damaged("a snappy frame is cut short");
-        if bytes.len() < XERIAL_HEADER_BYTES {
-            return Err(cut());
-        }
-        bytes.advance(XERIAL_HEADER_BYTES);
-        while !bytes.is_empty() {
-            let length = bytes.try_get_u32().map_err(|_| cut())?;
-            let length = usize::try_from(length).ok().filter(|length| *length <= bytes.len()).ok_or_else(cut)?;
-            self.snappy_block(&bytes.split_to(length))?;
-        }
-        Ok(())
-    }
-
-    fn snappy_block(&mut self, block: &[u8]) -> Result<(), CompressionError> {
+    fn next_block(&mut self) -> io::Result<()> {
+        let length = if self.is_framed { self.rest.try_get_u32().map_err(|_| cut())? as usize } else { self.rest.len() };
+        let (block, rest) = self.rest.split_at_checked(length).ok_or_else(cut)?;
         // A block says first how large it will be.
-        let length = snap::raw::decompress_len(block).map_err(damaged)?;
-        if length > self.left() {
-            return Err(self.large());
-        }
-        let mut opened = vec![0; length];
-        let written = snap::raw::Decoder::new().decompress(block, &mut opened).map_err(damaged)?;
-        self.bytes.extend_from_slice(&opened[..written]);
+        let opened = snap::raw::decompress_len(block).map_err(damaged)?;
+        self.left = self.left.checked_sub(opened).ok_or(ErrorKind::FileTooLarge)?;
+        self.block.resize(opened, 0);
+        let written = snap::raw::Decoder::new().decompress(block, &mut self.block).map_err(damaged)?;
+        self.block.truncate(written);
+        (self.rest, self.at) = (rest, 0);
         Ok(())
     }
+}
 
-    /// Frames, one after the other.
-    fn zstd(&mut self, mut bytes: &[u8]) -> Result<(), CompressionError> {
-        while !bytes.is_empty() {
-            match StreamingDecoder::new_with_max_window_size(&mut bytes, ZSTD_WINDOW_BYTES_MAX) {
-                Ok(decoder) => self.read(decoder)?,
-                Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame { length, .. })) => {
-                    let length = usize::try_from(length).ok().filter(|length| *length <= bytes.len());
-                    bytes.advance(length.ok_or_else(|| damaged("a frame to be skipped is cut short"))?);
-                }
-                Err(error) => return Err(damaged(error)),
+impl BufRead for Snappy<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.at == self.block.len() && !self.rest.is_empty() {
+            self.next_block()?;
+        }
+        Ok(&self.block[self.at..])
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.at = self.at.saturating_add(bytes).min(self.block.len());
+    }
+}
+
+impl Read for Snappy<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.fill_buf()?.read(buffer)?;
+        self.consume(read);
+        Ok(read)
+    }
+}
+
+/// Frames, one after the other.
+struct Zstd<'a> {
+    rest: &'a [u8],
+    frame: Option<StreamingDecoder<&'a [u8], ruzstd::decoding::FrameDecoder>>,
+}
+
+impl Zstd<'_> {
+    /// Opens the next frame, or passes over one that is to be skipped.
+    fn next_frame(&mut self) -> io::Result<()> {
+        match StreamingDecoder::new_with_max_window_size(self.rest, ZSTD_WINDOW_BYTES_MAX) {
+            Ok(frame) => self.frame = Some(frame),
+            Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame { length, .. })) => {
+                let end = usize::try_from(length).map_err(damaged)?.saturating_add(SKIPPED_HEADER_BYTES);
+                self.rest = self.rest.get(end..).ok_or_else(|| damaged("a frame to be skipped is cut short"))?;
             }
+            Err(error) => return Err(damaged(error)),
         }
         Ok(())
     }
 }
 
-fn damaged(error: impl std::fmt::Display) -> CompressionError {
-    CompressionError::Damaged(error.to_string())
+impl Read for Zstd<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if let Some(frame) = &mut self.frame {
+                let read = frame.read(buffer).map_err(damaged)?;
+                if read > 0 || buffer.is_empty() {
+                    return Ok(read);
+                }
+                self.rest = frame.get_ref();
+                self.frame = None;
+            }
+            if self.rest.is_empty() {
+                return Ok(0);
+            }
+            self.next_frame()?;
+        }
+    }
+}
+
+fn cut() -> io::Error {
+    damaged("a snappy frame is cut short")
+}
+
+fn damaged(error: impl std::fmt::Display) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, error.to_string())
 }
 
 #[cfg(test)]
@@ -122,8 +192,8 @@ mod tests {
     use meridian_raft::batch::HEADER_BYTES;
     use proptest::prelude::*;
 
-    use super::super::batch;
     use super::*;
+    use crate::client::batch;
 
     /// Batches as they were sent: three records by librdkafka 2 in each codec, and one by Apache Kafka's Java client 4 in xerial's frame.
     const SNAPPY: &str = "00000000000000000000005e0000000202b2fa181b0002000000020000018bcfe568000000018bcfe56802ffffffffffffffffffffffffffff00000003\
