@@ -1,20 +1,19 @@
 //! One client's connection, from TLS handshake to close. First it authenticates, one request at a time; then requests are read ahead and
 //! answered strictly in order. Both halves run in one task: nothing is shared with other connections.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use kafka_protocol::messages::ApiKey;
 use meridian_raft::env::Stream;
-use std::collections::VecDeque;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
@@ -25,10 +24,13 @@ use super::counters::{Counters, Refusal, add};
 use super::frame::{FrameError, Frames};
 use super::gate::{Gate, Lease, Step};
 use super::header::{self, HeaderError};
-use super::reply::Reply;
 use super::{Broker, Session};
 use crate::authentication::Authenticator;
 use crate::telemetry::spans::{self, RequestHead};
+
+mod outbox;
+
+use outbox::Outbox;
 
 /// From accept to a session.
 const AUTHENTICATION_DEADLINE: Duration = Duration::from_secs(10);
@@ -40,12 +42,8 @@ const PIPELINE_REQUESTS_MAX: usize = 64;
 const PIPELINE_BYTES_MAX: usize = 64 << 20;
 /// A connection on which nothing is asked and nothing waits for so long is closed (`connections.max.idle.ms`).
 const IDLE_MAX: Duration = Duration::from_secs(600);
-/// A client that takes no byte of an answer for so long is given up.
-const WRITE_STALL_MAX: Duration = Duration::from_secs(60);
 /// Answers gathered before they are written, where the next one is ready at once.
 const GATHERED_BYTES_MAX: usize = 256 << 10;
-/// Pieces handed to TLS at once.
-const SLICES_MAX: usize = 64;
 
 const PRODUCE: i16 = ApiKey::Produce as i16;
 const OFFSET_COMMIT: i16 = ApiKey::OffsetCommit as i16;
@@ -288,8 +286,8 @@ impl Reader {
     }
 }
 
-/// Takes a request's first step, in which it is handed to whoever decides it, before its turn to be answered: commits that are sent one behind the other share a sync, and the heartbeat
-/// behind them does not wait for one sync each.
+/// Takes a request's first step, in which it is handed to whoever decides it, before its turn to be answered: commits that are sent one behind
+/// the other share a sync, and the heartbeat behind them does not wait for one sync each.
 async fn begun(mut future: BoxFuture<'static, Outcome>) -> BoxFuture<'static, Outcome> {
     match futures_util::poll!(future.as_mut()) {
         Poll::Ready(outcome) => ready(outcome),
@@ -358,71 +356,6 @@ async fn write<W: AsyncWrite + Unpin>(mut work: mpsc::Receiver<Work>, mut outbox
         if outbox.bytes >= GATHERED_BYTES_MAX {
             outbox.write().await?;
         }
-    }
-}
-
-/// Answers that are ready to be written.
-struct Outbox<W> {
-    write: W,
-    parts: VecDeque<Bytes>,
-    bytes: usize,
-    /// TLS may still hold some of what was written: it takes more than the socket does.
-    unflushed: bool,
-    counters: Arc<Counters>,
-}
-
-impl<W: AsyncWrite + Unpin> Outbox<W> {
-    fn new(write: W, counters: Arc<Counters>) -> Outbox<W> {
-        Outbox { write, parts: VecDeque::new(), bytes: 0, unflushed: false, counters }
-    }
-
-    fn push(&mut self, reply: Reply) {
-        for part in reply.into_iter().filter(|part| !part.is_empty()) {
-            self.bytes += part.len();
-            self.parts.push_back(part);
-        }
-    }
-
-    /// Hands everything to TLS, which copies it only to encrypt it.
-    async fn write(&mut self) -> Result<(), Closed> {
-        add(&self.counters.bytes_out, self.bytes);
-        self.unflushed |= !self.parts.is_empty();
-        while !self.parts.is_empty() {
-            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let mut filled = 0;
-            for (slice, part) in slices.iter_mut().zip(&self.parts) {
-                *slice = IoSlice::new(part);
-                filled += 1;
-            }
-            let written = tokio::time::timeout(WRITE_STALL_MAX, self.write.write_vectored(&slices[..filled]));
-            match written.await.map_err(|_| Closed::Stalled)?.map_err(Closed::Write)? {
-                0 => return Err(Closed::Write(io::ErrorKind::WriteZero.into())),
-                written => self.advance(written),
-            }
-        }
-        Ok(())
-    }
-
-    fn advance(&mut self, mut written: usize) {
-        self.bytes = self.bytes.saturating_sub(written);
-        while let Some(part) = self.parts.front_mut() {
-            if part.len() > written {
-                part.advance(written);
-                return;
-            }
-            written -= part.len();
-            self.parts.pop_front();
-        }
-    }
-
-    async fn flush(&mut self) -> Result<(), Closed> {
-        self.write().await?;
-        if self.unflushed {
-            let flushed = tokio::time::timeout(WRITE_STALL_MAX, self.write.flush());
-            flushed.await.map_err(|_| Closed::Stalled)?.map_err(Closed::Write)?;
-            self.unflushed = false;
-        }
-        Ok(())
     }
 }
 
