@@ -109,34 +109,3 @@ fn a_cut_drops_what_is_on_its_way_and_heals() {
     let length = ocean.far.recv(&mut buffer).expect("received");
     assert_eq!(&buffer[..length], b"healed");
 }
-
-/// `cargo test --release -p meridian --lib wan -- --ignored --nocapture`
-#[test]
-#[ignore = "a measurement: it needs a machine that does nothing else"]
-fn delays_at_200_mbit_per_second() {
-    const COUNT: u32 = 100_000;
-    const EVERY: Duration = Duration::from_micros(48);
-    let ocean = ocean(80);
-    let origin = Instant::now();
-    let sender = ocean.near.try_clone().expect("a handle");
-    let sending = std::thread::spawn(move || {
-        for number in 0..COUNT {
-            while origin.elapsed() < EVERY * number {
-                std::thread::sleep(Duration::from_micros(50));
-            }
-            let sent_us = u64::try_from(origin.elapsed().as_micros()).expect("short");
-            sender.send(&[&sent_us.to_be_bytes()[..], &[0; 1192]].concat()).expect("sent");
-        }
-    });
-    ocean.far.set_read_timeout(Some(Duration::from_secs(1))).expect("set");
-    let mut buffer = [0; 2000];
-    let mut delays_us = Vec::new();
-    while ocean.far.recv(&mut buffer).is_ok() {
-        let sent_us = u64::from_be_bytes(buffer[..8].try_into().expect("eight bytes"));
-        delays_us.push(u64::try_from(origin.elapsed().as_micros()).expect("short") - sent_us);
-    }
-    sending.join().expect("sent");
-    delays_us.sort_unstable();
-    let at = |share: f64| delays_us[((delays_us.len() - 1) as f64 * share) as usize];
-    println!("{} of {COUNT}, delays in us: min {} p50 {} p99 {} max {}", delays_us.len(), at(0.0), at(0.5), at(0.99), at(1.0));
-}
