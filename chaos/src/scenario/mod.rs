@@ -6,6 +6,7 @@
 mod access;
 mod bit_flip;
 mod client;
+mod decay;
 mod disk_faults;
 mod foreign_clients;
 mod hostile_input;
@@ -54,6 +55,8 @@ pub enum Scenario {
     DiskError,
     /// Flip bits in the logs of one node after another while it is down: its peers must repair it
     BitFlip,
+    /// While a node is down, cut, delete, flip or put back old copies of its files, or empty its folder: its peers must make it good
+    Decay,
     /// Disks are full for a while, of one node and of all: new data is refused, and everything goes on by itself
     DiskFull,
     /// Cut the links of one mirror under load, heal them, and watch the mirror catch up
@@ -178,7 +181,8 @@ pub async fn run(plan: Plan) -> Result<Report, ScenarioError> {
         | Scenario::PowerCut
         | Scenario::DiskError
         | Scenario::DiskFull
-        | Scenario::BitFlip => run_under_load(plan, client).await,
+        | Scenario::BitFlip
+        | Scenario::Decay => run_under_load(plan, client).await,
     }
 }
 
@@ -198,6 +202,7 @@ async fn run_under_load(plan: Plan, client: Client) -> Result<Report, ScenarioEr
         Scenario::RollingRestart => rolling_restart::play(&mut stage).await?,
         Scenario::PowerCut => power_cut::play(&mut stage).await?,
         Scenario::BitFlip => bit_flip::play(&mut stage).await?,
+        Scenario::Decay => decay::play(&mut stage).await?,
         Scenario::DiskError => disk_faults::error(&mut stage).await?,
         Scenario::DiskFull => disk_faults::full(&mut stage).await?,
         _ => leader_kills::play(&mut stage).await?,
