@@ -29,9 +29,17 @@ pub struct Sweep {
     pub keep_going: bool,
 }
 
+/// One of the states to be reached.
+#[derive(Debug, Default)]
+struct State {
+    times: u64,
+    seeds: u64,
+    required: bool,
+}
+
 #[derive(Debug, Default)]
 struct Tally {
-    reached: BTreeMap<String, (u64, bool)>,
+    reached: BTreeMap<String, State>,
     traces: BTreeMap<u64, u32>,
     broken: Vec<Broken>,
 }
@@ -87,22 +95,25 @@ impl Tally {
         };
         self.traces.insert(seed, end.trace);
         for counter in end.reached {
-            let (sum, _) = self.reached.entry(counter.name).or_insert((0, counter.required));
-            *sum += counter.count;
+            let state = self.reached.entry(counter.name).or_default();
+            state.times += counter.count;
+            state.seeds += u64::from(counter.count > 0);
+            state.required |= counter.required;
         }
     }
 
     fn missing(&self) -> Vec<&str> {
-        self.reached.iter().filter(|(_, (count, required))| *required && *count == 0).map(|(name, _)| name.as_str()).collect()
+        self.reached.iter().filter(|(_, state)| state.required && state.times == 0).map(|(name, _)| name.as_str()).collect()
     }
 
     fn print(&self) {
         self.broken.iter().take(FINDINGS_MAX).for_each(|broken| println!("{broken}"));
-        for (name, (count, _)) in &self.reached {
-            println!("{count:>12} {name}");
+        println!("{:>12} {:>8}  state", "times", "seeds");
+        for (name, State { times, seeds, .. }) in &self.reached {
+            println!("{times:>12} {seeds:>8}  {name}");
         }
-        let last = self.traces.last_key_value().map_or(0, |(_, trace)| *trace);
-        println!("{} seeds hold, {} do not; trace of the last {last:08x}", self.traces.len(), self.broken.len());
+        let traces = self.traces.values().fold(0, |digest, trace| crc32c::crc32c_append(digest, &trace.to_le_bytes()));
+        println!("{} seeds hold, {} do not; all their traces together {traces:08x}", self.traces.len(), self.broken.len());
         if !self.missing().is_empty() {
             println!("never reached: {}", self.missing().join(", "));
         }

@@ -48,6 +48,11 @@ pub struct ObservedEntry {
 }
 
 impl Partition {
+    /// Nothing has happened for so long that its clocks stand still.
+    pub fn is_asleep(&self) -> bool {
+        self.inner.group.rest().is_asleep()
+    }
+
     /// None where the log cannot be read.
     pub fn observed(&self) -> Option<Observed> {
         let group = &self.inner.group;

@@ -34,6 +34,8 @@ const SERVED_MIN: i64 = 20;
 pub(super) const LATENCY_MAX: Duration = Duration::from_millis(3);
 
 type Mend = Box<dyn FnOnce(&mut Run)>;
+/// True once it has begun.
+pub(super) type Begin = fn(&mut Run) -> bool;
 
 pub(in crate::sim) struct Run {
     pub sim: turmoil::Sim<'static>,
@@ -47,6 +49,10 @@ pub(in crate::sim) struct Run {
     pub decay: Decay,
     /// The one node whose disk fails or is full.
     pub ailing: Option<NodeId>,
+    /// A disaster in several acts is under way: nothing else begins.
+    pub plot: bool,
+    /// One that begins as soon as all is well and its actors are where it needs them, or is given up: nothing else begins before.
+    pub waits: Option<(Duration, Begin)>,
     healing: bool,
 }
 
@@ -94,6 +100,8 @@ impl Run {
             mends: Vec::new(),
             decay: Decay::default(),
             ailing: None,
+            plot: false,
+            waits: None,
             healing: false,
         }
     }
@@ -140,7 +148,13 @@ impl Run {
     }
 
     fn maybe_begin(&mut self) {
-        if decay::needs_everybody(self) {
+        if self.plot || decay::needs_everybody(self) {
+            return;
+        }
+        if let Some((until, begin)) = self.waits {
+            if begin(self) || self.sim.elapsed() >= until {
+                self.waits = None;
+            }
             return;
         }
         let mut drawn = self.random.random_range(0..CHANCES);
@@ -166,6 +180,12 @@ impl Run {
 
     /// The node loses power: un-synced data is gone, except what survives where `tear` gives a seed.
     pub fn power_off(&mut self, node: NodeId, tear: Option<u64>) {
+        self.kill(node);
+        self.sites[&node].disk.crash(tear);
+    }
+
+    /// The node's process is gone, its machine goes on.
+    pub fn kill(&mut self, node: NodeId) {
         let site = &self.sites[&node];
         site.count();
         let joint = lock(&site.running).partitions.values().any(|partition| partition.membership().joint);
@@ -174,7 +194,7 @@ impl Run {
         lock(&site.promised).extend(running.partitions.iter().map(|(id, partition)| (*id, partition.promised_index())));
         drop(running);
         self.sim.crash(host(node));
-        site.disk.crash(tear);
+        site.disk.end_process();
         self.streams.values().for_each(|stream| stream.forget(node));
         self.down.insert(node);
     }

@@ -26,7 +26,10 @@ reached! {
     /// Appends that ended without an answer, or with a refusal that leaves their fate open.
     required unknown;
     required duplicates_recognised;
-    counted terms;
+    /// Leaders, each in a term of its own.
+    required terms;
+    /// Logs that went another way than the group's, and dropped their tail.
+    required tails_dropped;
     /// Log starts that were raised for a client.
     required records_deleted;
     /// Replicas so far behind that they were given the log's new beginning.
@@ -50,6 +53,10 @@ reached! {
     required power_cuts;
     /// Power cuts of a node that led.
     required leaders_cut;
+    /// Power cuts after which the node's address was silent, and refused no connection.
+    required dark_cuts;
+    /// Processes that were gone while their machine went on, and read what they had not synced when they came back.
+    required kills;
     required network_cuts;
     required one_way_cuts;
     required flaps;
@@ -64,6 +71,8 @@ reached! {
     /// Disks that became full under a running node, which refused new data from then on.
     required disks_full;
     required slow_disks;
+    /// Disks that let nothing become durable for longer than an election takes.
+    required disks_hung;
     /// Nodes that ended themselves because their disk failed.
     required fail_stops;
     /// Bits flipped in files of a node that was down, files cut, deleted, or replaced by older copies.
@@ -72,6 +81,12 @@ reached! {
     required votes_lost;
     /// Bits flipped beneath a node that was running.
     required rotten_beneath;
+    /// Disks that came back old while the only other that knew what they lacked was down.
+    counted old_among_few;
+    /// Partitions that came back to two of their nodes which heard only each other.
+    counted moved_back;
+    /// Sleeping leaders that heard of a follower again when it had just elected another.
+    counted sleepers_cut;
     /// Damaged replicas that were brought back by their peers.
     required repairs;
 }

@@ -66,3 +66,18 @@ fn a_damaged_replica_that_is_believed_is_caught() {
 fn a_sleeping_follower_that_votes_against_a_live_leader_is_caught() {
     caught("sleepers-vote", 0..70);
 }
+
+#[test]
+fn promises_that_go_with_a_replica_are_caught() {
+    caught("forgotten-farewells", 0..60);
+}
+
+#[test]
+fn a_data_folder_that_is_older_than_its_peers_remember_is_caught() {
+    caught("trust-old-votes", 0..60);
+}
+
+#[test]
+fn an_answer_for_an_old_promise_that_passes_for_a_new_one_is_caught() {
+    caught("any-bond-counts", 0..60);
+}

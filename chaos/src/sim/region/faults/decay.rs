@@ -20,7 +20,7 @@ const COPIES_MAX: usize = 7;
 /// if the meta log says how far it was committed. Nodes promise to tell both within this time, of peers that they reach.
 const TOLD_WITHIN: Duration = Duration::from_secs(1);
 
-type Files = BTreeMap<PathBuf, Vec<u8>>;
+pub(super) type Files = BTreeMap<PathBuf, Vec<u8>>;
 
 /// What the fault knows between its turns.
 #[derive(Debug, Default)]
@@ -178,6 +178,22 @@ fn lose_votes(run: &mut Run, node: NodeId, loss: Loss, old: &Files) -> bool {
         Loss::RottenMetaLog => return rot(run, node, &meta),
     }
     true
+}
+
+/// The disk as it was when peers had not yet been told of all that they remember by now, where another disk may rot now.
+pub(super) fn old_copy(run: &mut Run, node: NodeId) -> Option<Files> {
+    if !all_whole(run) || !is_time_for(run, Loss::OldDisk) {
+        return None;
+    }
+    whole_disk(run, node)
+}
+
+/// Cuts the node's power and puts the old disk in its place; nothing else begins until its peers have brought it up to date.
+pub(super) fn put_back(run: &mut Run, node: NodeId, old: &Files) {
+    run.power_off(node, None);
+    lose_votes(run, node, Loss::OldDisk, old);
+    lock(&run.sites[&node].promised).clear();
+    (run.decay.rotten, run.decay.votes_lost) = (Some(node), true);
 }
 
 /// A partition of the node of which all that an old copy holds has been committed for as long as the node may take to note it, and that copy of

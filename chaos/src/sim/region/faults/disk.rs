@@ -62,3 +62,14 @@ pub(super) fn slow_down(run: &mut Run) -> bool {
     run.mend_after(lasts_ms, move |run| run.sites[&node].disk.ail(|ills| ills.sync_delay = Duration::ZERO));
     true
 }
+
+/// A disk that answers nothing for longer than anybody waits, and then everything.
+pub(super) fn hang(run: &mut Run) -> bool {
+    let node = run.any_node();
+    let sync_delay = Duration::from_millis(run.random.random_range(400..2500));
+    run.sites[&node].disk.ail(|ills| ills.sync_delay = sync_delay);
+    lock(&run.oracle).reached.disks_hung += 1;
+    let lasts_ms = run.random.random_range(10..300);
+    run.mend_after(lasts_ms, move |run| run.sites[&node].disk.ail(|ills| ills.sync_delay = Duration::ZERO));
+    true
+}

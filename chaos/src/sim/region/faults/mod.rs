@@ -5,6 +5,7 @@ pub(super) mod decay;
 mod disk;
 mod moves;
 mod network;
+mod plots;
 mod power;
 
 use super::phases::Run;
@@ -34,6 +35,7 @@ pub(in crate::sim) const FAULTS: &[Fault] = &[
     Fault { name: "decay", chances: 40, always: true, begin: decay::decay },
     Fault { name: "disk-failed", chances: 8, always: false, begin: disk::fail },
     Fault { name: "disk-full", chances: 8, always: false, begin: disk::fill },
+    Fault { name: "disk-hangs", chances: 8, always: false, begin: disk::hang },
     Fault { name: "disk-slow", chances: 8, always: false, begin: disk::slow_down },
     Fault { name: "move", chances: 25, always: true, begin: moves::start },
     Fault { name: "network-cut", chances: 15, always: true, begin: network::cut },
@@ -42,6 +44,10 @@ pub(in crate::sim) const FAULTS: &[Fault] = &[
     Fault { name: "network-loses", chances: 8, always: false, begin: network::lose },
     Fault { name: "network-slow", chances: 8, always: false, begin: network::slow_down },
     Fault { name: "network-stalls", chances: 8, always: false, begin: network::stall },
+    Fault { name: "plot-move-away-and-back", chances: 12, always: false, begin: plots::move_away_and_back },
+    Fault { name: "plot-old-disk-among-few", chances: 12, always: false, begin: plots::old_disk_among_few },
+    Fault { name: "plot-sleeper-cut", chances: 12, always: false, begin: plots::cut_a_sleeper },
     Fault { name: "power-cut", chances: 8, always: true, begin: power::cut_one },
     Fault { name: "power-cut-of-all", chances: 3, always: true, begin: power::cut_all },
+    Fault { name: "process-killed", chances: 8, always: true, begin: power::kill },
 ];
