@@ -9,6 +9,7 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use meridian_raft::GroupId;
 use meridian_raft::batch::Batch;
 use meridian_raft::batch::records::{Record, encode};
@@ -20,6 +21,8 @@ use tokio::time::Instant;
 /// Short, so that many segments take little space.
 const SEGMENT_BYTES: u64 = 16 << 10;
 const RECORD_BYTES: usize = 4 << 10;
+/// Records that wait for their commit: a partition takes no more than 64 MiB at once.
+const WAITING_MAX: usize = 4096;
 /// Partitions opened at once, as a node does.
 const OPENING_MAX: usize = 16;
 const TIMING: Timing = Timing { heartbeat_ms: 100, election_min_ms: 500, election_max_ms: 1000 };
@@ -93,8 +96,8 @@ async fn open(folder: &Path, partitions: i32) -> (Node, Vec<Partition>) {
             node.open_partition(PartitionSpec { id, replicas: vec![1], mirror: false, settings }).await.expect("a partition")
         }
     });
-    let opened = futures_util::StreamExt::buffered(futures_util::stream::iter(opening), OPENING_MAX);
-    (node.clone(), futures_util::StreamExt::collect(opened).await)
+    let opened = futures_util::stream::iter(opening).buffered(OPENING_MAX);
+    (node.clone(), opened.collect().await)
 }
 
 async fn write(partition: &Partition, records: u64) {
@@ -103,12 +106,13 @@ async fn write(partition: &Partition, records: u64) {
     }
     let record = Record { key: None, value: Some(Bytes::from(vec![b'x'; RECORD_BYTES])), timestamp_ms: 1_357_000_000_000 };
     let batch = encode(&[record]).expect("a batch");
-    let appends = (0..records).map(|_| {
+    let appends = futures_util::stream::iter(0..records).map(|_| {
         // A buffer of its own, as the batch of a client has.
         let own = Batch::from_stored(Bytes::copy_from_slice(batch.bytes())).expect("a batch");
         partition.append(own)
     });
-    for appended in futures_util::future::join_all(appends).await {
+    let mut acknowledged = appends.buffered(WAITING_MAX);
+    while let Some(appended) = acknowledged.next().await {
         appended.expect("acknowledged");
     }
 }
