@@ -16,9 +16,9 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
+use super::losses::trusted_key;
 use super::opening::{directory, group_named};
 use super::repairs::aside;
-use super::losses::trusted_key;
 use super::{Node, NodeError, write};
 use crate::GroupId;
 use crate::env::Env;

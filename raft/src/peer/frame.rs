@@ -19,8 +19,9 @@ use crate::{GroupId, NodeId};
 pub(crate) const FRAME_BYTES_MAX: usize = 80 << 20;
 /// Bytes of a frame's head behind its length.
 const HEAD_BYTES: usize = 1 + 8 + 16 + 4;
-/// Read from the socket at once; memory grows with what arrives, not with what a length claims.
-const READ_BYTES: usize = 256 << 10;
+/// A frame's memory before its bytes have come: all of one that holds entries as [`APPEND_BYTES_MAX`](crate::group::APPEND_BYTES_MAX) allows. What is
+/// longer grows with what arrives, not with what its length claims.
+const CLAIM_BYTES_MAX: usize = 2 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -160,7 +161,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     async fn fill(&mut self, wanted: usize) -> io::Result<()> {
         while self.buffer.len() < wanted {
-            self.buffer.reserve((wanted - self.buffer.len()).min(READ_BYTES));
+            self.buffer.reserve((wanted - self.buffer.len()).min(CLAIM_BYTES_MAX));
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
