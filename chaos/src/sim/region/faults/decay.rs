@@ -148,7 +148,10 @@ fn all_whole(run: &mut Run) -> bool {
 
 /// Whether a node is on its way back from lost votes: another that is down or cut off now would be one too many.
 pub(in crate::sim) fn needs_everybody(run: &mut Run) -> bool {
-    if let Some(loss) = run.decay.waits.filter(|loss| is_time_for(run, *loss)) {
+    // A bit that has flipped meanwhile and was not found yet is damage on one node already.
+    if let Some(loss) = run.decay.waits.filter(|loss| is_time_for(run, *loss))
+        && all_whole(run)
+    {
         run.decay.waits = None;
         let node = run.any_node();
         strike(run, node, Some(loss));
