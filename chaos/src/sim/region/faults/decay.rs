@@ -19,6 +19,8 @@ const COPIES_MAX: usize = 7;
 /// What a copy lacks of the last moments before it was put back is noticed only if peers have been told of them, and a log that is cut short only
 /// if the meta log says how far it was committed. Nodes promise to tell both within this time, of peers that they reach.
 const TOLD_WITHIN: Duration = Duration::from_secs(1);
+/// A connection over which a network cut has lost something is given up after this silence: until then the peer is not reached, though all is well.
+const REACHED_WITHIN: Duration = Duration::from_secs(1);
 
 pub(super) type Files = BTreeMap<PathBuf, Vec<u8>>;
 
@@ -101,7 +103,7 @@ pub(super) fn decay(run: &mut Run) -> bool {
 
 /// Where votes are lost, only the others can tell which: all of them have to be heard.
 fn is_time_for(run: &Run, loss: Loss) -> bool {
-    let told = if matches!(loss, Loss::OldDisk | Loss::OldMetaLog) { TOLD_WITHIN } else { Duration::ZERO };
+    let told = if matches!(loss, Loss::OldDisk | Loss::OldMetaLog) { REACHED_WITHIN + TOLD_WITHIN } else { Duration::ZERO };
     run.all_is_well() && run.decay.well_since.is_some_and(|since| since + told <= run.sim.elapsed())
 }
 
