@@ -19,6 +19,8 @@ pub(crate) struct ScrubPlace {
     /// The next frame's place in it, and its index.
     position: u64,
     index: u64,
+    /// How often entries had been taken back by then: behind a later time another frame may be in its place.
+    cuts: u64,
 }
 
 /// One segment as it was looked up.
@@ -28,7 +30,6 @@ struct Found {
     place: ScrubPlace,
     /// What lies behind is not durable yet, or another segment's.
     end_index: u64,
-    cuts: u64,
 }
 
 impl Log {
@@ -87,7 +88,7 @@ impl Log {
     fn note_unless_gone(&self, found: &Found, what: impl FnOnce() -> String) {
         let gone = {
             let state = self.state();
-            state.cuts != found.cuts || !state.segments.iter().any(|segment| segment.base_index == found.place.base_index)
+            state.cuts != found.place.cuts || !state.segments.iter().any(|segment| segment.base_index == found.place.base_index)
         };
         if !gone {
             self.note_damage(what());
@@ -102,9 +103,46 @@ impl Log {
             state.segments.iter().enumerate().skip_while(|(i, _)| state.segments.get(i + 1).is_some_and(|next| next.base_index <= wanted));
         let (i, segment) = held.into_iter().next()?;
         let end_index = state.segments.get(i + 1).map_or(state.flushed_next, |next| next.base_index).min(state.flushed_next);
-        let begin = ScrubPlace { base_index: segment.base_index, position: SEGMENT_HEADER_BYTES as u64, index: segment.base_index };
-        let place = place.filter(|place| place.base_index == segment.base_index).unwrap_or(begin);
+        let (base_index, cuts) = (segment.base_index, state.cuts);
+        let begin = ScrubPlace { base_index, position: SEGMENT_HEADER_BYTES as u64, index: base_index, cuts };
+        let place = place.filter(|place| place.base_index == base_index && place.cuts == cuts).unwrap_or(begin);
         let file = segment.open.as_ref().map(|open| open.file.clone());
-        (place.index < end_index).then(|| Found { file, place, end_index, cuts: state.cuts })
+        (place.index < end_index).then(|| Found { file, place, end_index })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::GroupId;
+    use crate::env::Env;
+    use crate::log::{FrameKind, LogEntry, LogSettings, Memory, Place, Rolling};
+    use crate::writer::Writer;
+
+    fn append_durably(log: &Log, indexes: std::ops::Range<u64>, payload_bytes: usize) {
+        let entry =
+            |index| LogEntry { kind: FrameKind::Command, term: 1, index, append_time_us: 0, payload: vec![7; payload_bytes].into() };
+        let (done, durable) = mpsc::channel();
+        log.append(indexes.map(entry).collect(), Box::new(move |result| done.send(result).expect("a waiting test"))).expect("queued");
+        durable.recv().expect("an answer").expect("durable");
+    }
+
+    #[tokio::test]
+    async fn a_scrub_that_pauses_while_entries_are_taken_back_finds_no_damage_in_those_that_took_their_place() {
+        let (folder, env, memory) = (tempfile::tempdir().expect("a folder"), Env::real(), Memory::default());
+        let writer = Writer::start(&env, folder.path()).expect("a writer");
+        let group = GroupId { topic: uuid::Uuid::from_u128(7), partition: 0 };
+        let place = Place { env: &env, writer: &writer, memory: &memory };
+        let log = Log::open(place, &folder.path().join("log"), LogSettings { group, rolling: Rolling::DEFAULT }).expect("a log");
+        append_durably(&log, 0..10, 100);
+        let (paused, _) = log.scrub(None, 700);
+        assert!(paused.is_some_and(|place| (4..8).contains(&place.index)), "{paused:?}");
+        log.truncate_after(Some(2)).await.expect("cut");
+        append_durably(&log, 3..10, 333);
+        let (end, bytes) = log.scrub(paused, 1 << 20);
+        assert_eq!((end.map(|place| place.index), log.damage()), (Some(10), None));
+        assert!(bytes > 7 * 333, "from the segment's beginning: {bytes}");
     }
 }
