@@ -311,3 +311,30 @@ impl RaftLogStorage<Types> for GroupStorage {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::Env;
+    use crate::group::rest::Awake;
+    use crate::log::{LogSettings, Memory, Place, Rolling};
+    use crate::node::Timing;
+    use crate::peer::liveness::Liveness;
+
+    #[tokio::test]
+    async fn a_vote_is_on_disk_before_it_is_given() {
+        let (folder, env, memory) = (tempfile::tempdir().expect("a folder"), Env::real(), Memory::default());
+        let writer = Writer::start(&env, folder.path()).expect("a writer");
+        let group = GroupId { topic: uuid::Uuid::from_u128(7), partition: 0 };
+        let place = Place { env: &env, writer: &writer, memory: &memory };
+        let log = Log::open(place, &folder.path().join("log"), LogSettings { group, rolling: Rolling::DEFAULT }).expect("a log");
+        let liveness = Liveness::new(1, Timing { heartbeat_ms: 100, election_min_ms: 400, election_max_ms: 800 });
+        let rest = Rest::new(group, 1, liveness, Awake::default(), env.mutations(), None, None);
+        let mut storage = GroupStorage::new(group, log, writer.clone(), Snapshots::new(group, writer.clone()), Arc::new(rest));
+        let vote = VoteOf::<Types>::new(5, 2);
+        storage.save_vote(&vote).await.expect("saved");
+        // The first writer is still there: what this one finds is what a kill would have left.
+        let killed = Writer::start(&env, folder.path()).expect("a writer");
+        assert_eq!(stored_vote(&killed, group).expect("readable"), Some(vote));
+    }
+}
