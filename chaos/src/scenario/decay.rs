@@ -62,7 +62,7 @@ pub async fn play(stage: &mut Stage) -> Result<serde_json::Value, ScenarioError>
             break;
         }
         let node = nodes[round % nodes.len()];
-        if decay.needs_copy() && !(down(stage, node, copy).await? && whole(stage).await?) {
+        if decay.needs_copy() && !(down(stage, node, copy).await? && stage.mesh.comes_in_sync(HOME, BACK_DEADLINE).await?) {
             stage.broken.push(format!("node {node} did not come back from a stop of its own"));
             break;
         }
@@ -71,7 +71,7 @@ pub async fn play(stage: &mut Stage) -> Result<serde_json::Value, ScenarioError>
         let back = down(stage, node, |data| strike(decay, data)).await?;
         stage.fault(format!("{decay:?}: node {node} of {HOME}, which was down"));
         let repaired = stage.mesh.metric(HOME, node, "meridian_replicas_repaired_total").await?.unwrap_or(0.0);
-        if !back || !whole(stage).await? {
+        if !back || !stage.mesh.comes_in_sync(HOME, BACK_DEADLINE).await? {
             stage.broken.push(format!("{decay:?}: node {node} was not what it had been within {} s", BACK_DEADLINE.as_secs()));
             break;
         }
@@ -93,18 +93,6 @@ async fn down(stage: &Stage, node: i64, act: impl FnOnce(&Path) -> Result<(), Sc
     stage.mesh.hold_restarts(false)?;
     acted?;
     stage.mesh.wait_until_back(HOME, node, pid, BACK_DEADLINE).await
-}
-
-/// All replicas are in sync.
-async fn whole(stage: &Stage) -> Result<bool, ScenarioError> {
-    let until = Instant::now() + BACK_DEADLINE;
-    while Instant::now() < until {
-        if stage.mesh.under_replicated(HOME).await? == Some(0.0) {
-            return Ok(true);
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    Ok(false)
 }
 
 /// Beside the folder itself.

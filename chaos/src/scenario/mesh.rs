@@ -215,6 +215,18 @@ impl Mesh {
         Ok(told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok()))
     }
 
+    /// Whether all replicas of a region are in sync before `deadline` has passed.
+    pub async fn comes_in_sync(&self, region: &str, deadline: Duration) -> Result<bool, ScenarioError> {
+        let until = Instant::now() + deadline;
+        while Instant::now() < until {
+            if self.under_replicated(region).await? == Some(0.0) {
+                return Ok(true);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(false)
+    }
+
     /// Partitions of a region of which a replica is behind or away; None while a node does not say.
     pub async fn under_replicated(&self, region: &str) -> Result<Option<f64>, ScenarioError> {
         let mut sum = 0.0;

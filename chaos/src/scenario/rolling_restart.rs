@@ -32,7 +32,7 @@ pub async fn play(stage: &mut Stage) -> Result<serde_json::Value, ScenarioError>
         stage.fault(format!("told node {node} of {HOME} (process {pid}) to end"));
         stage.mesh.wait_until_dead(pid).await?;
         let ended_ms = began.elapsed().as_millis();
-        if !stage.mesh.wait_until_back(HOME, node, pid, BACK_DEADLINE).await? || !caught_up(stage).await? {
+        if !stage.mesh.wait_until_back(HOME, node, pid, BACK_DEADLINE).await? || !stage.mesh.comes_in_sync(HOME, BACK_DEADLINE).await? {
             stage.broken.push(format!("node {node} was not what it had been within {} s", BACK_DEADLINE.as_secs()));
             break;
         }
@@ -70,18 +70,6 @@ async fn until_all_lead(stage: &mut Stage, nodes: &[i64]) -> Result<Option<BTree
     }
     stage.broken.push("the leaderships were not spread over the nodes".into());
     Ok(None)
-}
-
-/// All replicas are in sync.
-async fn caught_up(stage: &Stage) -> Result<bool, ScenarioError> {
-    let until = Instant::now() + BACK_DEADLINE;
-    while Instant::now() < until {
-        if stage.mesh.under_replicated(HOME).await? == Some(0.0) {
-            return Ok(true);
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    Ok(false)
 }
 
 /// Asks for the preferred leaders until everybody leads what it led; returns how many partitions changed theirs by that.
