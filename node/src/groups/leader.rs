@@ -83,6 +83,8 @@ async fn lead(env: &Env, partition: &Partition, mut images: watch::Receiver<Arc<
     let image = images.borrow_and_update().clone();
     let mut coordinator = match load(env, partition, image).await {
         Ok(coordinator) => coordinator,
+        // The log begins anew meanwhile, as an earlier coordinator of this node had it.
+        Err(ReadError::OutOfRange { .. }) => return,
         Err(error) => {
             tracing::error!(partition = number, %error, "the groups of a partition cannot be read");
             return tokio::time::sleep(LOAD_AGAIN).await;
@@ -94,6 +96,7 @@ async fn lead(env: &Env, partition: &Partition, mut images: watch::Receiver<Arc<
     let mut expire = tokio::time::interval(EXPIRE_EVERY);
     expire.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        coordinator.compact();
         let alarm = coordinator.next_alarm();
         tokio::select! {
             flow = coordinator.committed() => if let ControlFlow::Break(error) = flow {
@@ -117,7 +120,7 @@ async fn lead(env: &Env, partition: &Partition, mut images: watch::Receiver<Arc<
 }
 
 /// Reads a partition from its start to its high watermark, which a leader's own first commit has moved past all that was acknowledged before.
-async fn load(env: &Env, partition: &Partition, image: Arc<Image>) -> Result<Coordinator, ReadError> {
+pub(super) async fn load(env: &Env, partition: &Partition, image: Arc<Image>) -> Result<Coordinator, ReadError> {
     let mut coordinator = Coordinator::new(env.clone(), partition.clone(), image);
     let (mut at, end) = (partition.log_start_offset(), partition.high_watermark());
     while at < end {
@@ -126,6 +129,7 @@ async fn load(env: &Env, partition: &Partition, image: Arc<Image>) -> Result<Coo
             break;
         }
         for stored in batches {
+            coordinator.read(stored.bytes.len());
             let batch = Batch::from_stored(stored.bytes).map_err(|error| ReadError::Storage(error.to_string()))?;
             let header = batch.header();
             at = header.base_offset + i64::from(header.last_offset_delta) + 1;

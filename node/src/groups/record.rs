@@ -11,6 +11,8 @@ const OFFSET_KEY_VERSION: i16 = 1;
 const GROUP_KEY_VERSION: i16 = 2;
 const OFFSET_VALUE_VERSION: i16 = 4;
 const GROUP_VALUE_VERSION: i16 = 3;
+/// What an offset takes in the log besides names and metadata, roughly; a group or a member not much less.
+const FIXED_BYTES: usize = 80;
 /// Tagged field of an offset's value: the topic's id.
 const TOPIC_ID_TAG: u32 = 0;
 
@@ -66,7 +68,31 @@ pub enum RecordError {
     UnknownValue(i16),
 }
 
+/// What an offset takes in the log, roughly.
+pub fn offset_bytes(group: &str, topic: &str, committed: &Committed) -> usize {
+    group.len() + topic.len() + committed.metadata.len() + FIXED_BYTES
+}
+
+impl StoredMember {
+    fn bytes(&self) -> usize {
+        let names = self.id.len() + self.instance_id.as_ref().map_or(0, String::len) + self.client_id.len() + self.client_host.len();
+        names + self.subscription.len() + self.assignment.len() + FIXED_BYTES
+    }
+}
+
 impl Entry {
+    /// What it takes in the log, roughly.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Entry::Offset { group, topic, value: Some(committed), .. } => offset_bytes(group, topic, committed),
+            Entry::Offset { group, topic, value: None, .. } => group.len() + topic.len() + FIXED_BYTES,
+            Entry::Group { group, value } => {
+                let members = value.iter().flat_map(|stored| &stored.members);
+                group.len() + FIXED_BYTES + members.map(StoredMember::bytes).sum::<usize>()
+            }
+        }
+    }
+
     pub fn encode(&self, timestamp_ms: i64) -> Result<Record, RecordError> {
         let mut key = BytesMut::new();
         let mut live = None;

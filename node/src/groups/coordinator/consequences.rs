@@ -31,7 +31,7 @@ pub enum Diverged {
 
 impl Coordinator {
     pub fn takes_requests(&self) -> bool {
-        self.in_flight.len() < IN_FLIGHT_MAX
+        self.in_flight.len() < IN_FLIGHT_MAX && !self.compaction.wants_quiet()
     }
 
     /// When [`Coordinator::tick`] has something to do.
@@ -68,6 +68,7 @@ impl Coordinator {
                 let _ = reply.send(Err(ResponseError::CoordinatorNotAvailable));
                 self.settle(&id, Vec::new());
             }
+            (Done::Rewritten, Err(Diverged::Append(AppendError::Overloaded | AppendError::DiskFull))) => self.rewritten(true),
             (_, Err(diverged)) => return ControlFlow::Break(diverged),
             (Done::Stored { group: id, then }, Ok(())) => {
                 let now = self.now();
@@ -92,6 +93,8 @@ impl Coordinator {
                     let _ = reply.send(Ok(()));
                 }
             }
+            (Done::Rewritten, Ok(())) => self.rewritten(false),
+            (Done::BegunAnew(begun), Ok(())) => self.begun_anew(begun),
         }
         ControlFlow::Continue(())
     }
@@ -117,6 +120,9 @@ impl Coordinator {
                     }
                 }
                 Effect::Store { group, then } => {
+                    if let Some(hosted) = self.groups.get_mut(id) {
+                        hosted.stored = Some(group.clone());
+                    }
                     let entry = Entry::Group { group: id.to_owned(), value: Some(group) };
                     self.append(&[entry], Done::Stored { group: id.to_owned(), then });
                 }
@@ -142,7 +148,11 @@ impl Coordinator {
     pub(super) fn append(&mut self, entries: &[Entry], done: Done) {
         let timestamp_ms = self.env.clock.wall_us() / 1_000;
         let records = entries.iter().map(|entry| entry.encode(timestamp_ms)).collect::<Result<Vec<Record>, _>>();
-        let submitted = records.map_err(Diverged::from).and_then(|records| Ok(self.partition.append(records::encode(&records)?)));
+        let batch = records.map_err(Diverged::from).and_then(|records| Ok(records::encode(&records)?));
+        let submitted = batch.map(|batch| {
+            self.compaction.grown(batch.bytes().len());
+            self.partition.append(batch)
+        });
         self.in_flight.push_back(match submitted {
             Ok(appended) => appended.map(|result| (done, result.map(|_| ()).map_err(Diverged::from))).boxed(),
             Err(diverged) => std::future::ready((done, Err(diverged))).boxed(),

@@ -3,6 +3,9 @@
 //! What changes a group goes to the log first: an append is handed over in the call, in order, and its consequences ([`Done`]) happen when the
 //! log has committed it. If it fails, what is in memory is no longer known to be what the log says, and the whole coordinator is dropped.
 
+mod compaction;
+#[cfg(test)]
+mod compaction_tests;
 mod consequences;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,12 +15,13 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
 use kafka_protocol::error::ResponseError;
 use meridian_raft::env::Env;
-use meridian_raft::partition::Partition;
+use meridian_raft::partition::{DeleteRecordsError, Partition};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::group::{Effect, Group, Join, JoinAnswer, JoinRefused, MemberDescription, Now, State, Sync, SyncAnswer, Then, Ticket};
-use super::record::{Committed, Entry};
+use super::record::{Committed, Entry, StoredGroup, offset_bytes};
+use compaction::Compaction;
 pub use consequences::Diverged;
 
 use crate::controller::image::Image;
@@ -26,8 +30,6 @@ use crate::controller::image::Image;
 pub const GROUPS_MAX: usize = 10_000;
 /// Bytes of one request's offsets and their metadata.
 const COMMIT_BYTES_MAX: usize = 16 << 20;
-/// What an offset takes in the log besides names and metadata, roughly.
-const OFFSET_BYTES: usize = 80;
 /// Of a client id, kept for people to read; a character is never split.
 const CLIENT_ID_BYTES_MAX: usize = 255;
 
@@ -75,6 +77,8 @@ enum Done {
     Committed { group: String, offsets: Vec<(String, i32, Committed)>, reply: Reply<()> },
     OffsetsDeleted { group: String, offsets: Vec<(String, i32)>, reply: Option<(Reply<BTreeSet<String>>, BTreeSet<String>)> },
     Deleted { group: String, reply: Option<Reply<()>> },
+    Rewritten,
+    BegunAnew(Result<i64, DeleteRecordsError>),
 }
 
 /// Where an answer goes; whoever waited may be gone.
@@ -83,6 +87,8 @@ pub type Reply<T> = oneshot::Sender<Result<T, ResponseError>>;
 #[derive(Debug)]
 struct Hosted {
     group: Group,
+    /// What the log says of it, or will once what is in flight is committed.
+    stored: Option<StoredGroup>,
     /// Where it stands among the alarms.
     alarm_ms: Option<i64>,
 }
@@ -98,6 +104,7 @@ pub struct Coordinator {
     joins: BTreeMap<Ticket, oneshot::Sender<JoinAnswer>>,
     syncs: BTreeMap<Ticket, oneshot::Sender<SyncAnswer>>,
     in_flight: FuturesOrdered<BoxFuture<'static, (Done, Result<(), Diverged>)>>,
+    compaction: Compaction,
 }
 
 impl std::fmt::Debug for Coordinator {
@@ -119,6 +126,7 @@ impl Coordinator {
             joins: BTreeMap::new(),
             syncs: BTreeMap::new(),
             in_flight: FuturesOrdered::new(),
+            compaction: Compaction::default(),
         }
     }
 
@@ -132,14 +140,18 @@ impl Coordinator {
         let now = self.now();
         match entry {
             Entry::Offset { group: id, topic, partition, value: Some(committed) } => {
-                self.hosted(id, now).committed(&topic, partition, committed)
+                self.hosted(id, now).group.committed(&topic, partition, committed)
             }
             Entry::Offset { group: id, topic, partition, value: None } => {
                 if let Some(hosted) = self.groups.get_mut(&id) {
                     hosted.group.uncommitted(&topic, partition);
                 }
             }
-            Entry::Group { group: id, value: Some(stored) } => self.hosted(id, now).restore(stored, now),
+            Entry::Group { group: id, value: Some(stored) } => {
+                let hosted = self.hosted(id, now);
+                hosted.stored = Some(stored.clone());
+                hosted.group.restore(stored, now);
+            }
             Entry::Group { group: id, value: None } => {
                 self.groups.remove(&id);
             }
@@ -154,6 +166,7 @@ impl Coordinator {
         for id in self.groups.keys().cloned().collect::<Vec<_>>() {
             self.settle(&id, Vec::new());
         }
+        self.measure();
     }
 
     pub fn group_count(&self) -> usize {
@@ -170,11 +183,11 @@ impl Coordinator {
         if !self.groups.contains_key(id) && self.groups.len() >= GROUPS_MAX {
             return Err(ResponseError::PolicyViolation);
         }
-        Ok(self.hosted(id.to_owned(), now))
+        Ok(&mut self.hosted(id.to_owned(), now).group)
     }
 
-    fn hosted(&mut self, id: String, now: Now) -> &mut Group {
-        &mut self.groups.entry(id).or_insert_with(|| Hosted { group: Group::new(now), alarm_ms: None }).group
+    fn hosted(&mut self, id: String, now: Now) -> &mut Hosted {
+        self.groups.entry(id).or_insert_with(|| Hosted { group: Group::new(now), stored: None, alarm_ms: None })
     }
 
     fn ticket(&mut self) -> Ticket {
@@ -237,7 +250,7 @@ impl Coordinator {
 
     fn try_commit(&mut self, id: &str, mut commit: Commit, reply: Reply<()>) -> Result<(), (ResponseError, Reply<()>)> {
         let now = self.now();
-        let bytes = |(topic, _, committed): &(String, i32, Committed)| id.len() + topic.len() + committed.metadata.len() + OFFSET_BYTES;
+        let bytes = |(topic, _, committed): &(String, i32, Committed)| offset_bytes(id, topic, committed);
         if commit.offsets.iter().map(bytes).sum::<usize>() > COMMIT_BYTES_MAX {
             return Err((ResponseError::InvalidCommitOffsetSize, reply));
         }
