@@ -4,9 +4,7 @@
 //! protocol's state machine, [`coordinator`] the groups of one partition, [`leader`] what makes and drops coordinators, [`record`] what they
 //! write. A commit is acknowledged when a majority has fsynced it; a group's new generation likewise before anyone gets an assignment of it.
 //!
-//! **Limit.** A new leader reads its partition from the log's start: the topic is not compacted, so that time grows with the commits of the
-//! region's whole life (bounded in memory, a chunk at a time). Compaction or a snapshot only has to move the log's start or to replace what
-//! `leader::load` reads first; nothing else depends on old records.
+//! The log is kept as short as what lives in it: a coordinator writes that anew at the log's end, and lets go of what lies before.
 //!
 //! Not here: KIP-848 groups, share groups, transactions.
 

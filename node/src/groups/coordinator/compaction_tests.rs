@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
@@ -22,6 +23,8 @@ const PADDING: usize = 4_000;
 const OFFSETS: i32 = 300;
 /// Times that every offset is committed before the log is looked at: enough for it to be due.
 const ROUNDS: i64 = 6;
+
+const DEADLINE: Duration = Duration::from_secs(20);
 
 struct Stage {
     node: Node,
@@ -141,7 +144,8 @@ fn held(coordinator: &Coordinator) -> BTreeMap<String, (Option<StoredGroup>, BTr
 
 async fn one_event(coordinator: &mut Coordinator) {
     coordinator.compact();
-    assert!(coordinator.committed().await.is_continue());
+    let event = tokio::time::timeout(DEADLINE, coordinator.committed()).await;
+    assert!(event.expect("something is on its way to the log").is_continue());
 }
 
 fn is_at_rest(coordinator: &mut Coordinator) -> bool {
@@ -160,6 +164,10 @@ async fn a_coordinator_lost_at_any_step_of_a_rewriting_leaves_a_log_that_says_th
     while stage.partition.log_start_offset() == 0 {
         let mut coordinator = stage.coordinator().await;
         for _ in 0..steps {
+            // The one before this may have come to the end after all.
+            if is_at_rest(&mut coordinator) {
+                break;
+            }
             one_event(&mut coordinator).await;
         }
         // What it hands to the log now is committed without it, now or while the next one reads.
@@ -174,7 +182,7 @@ async fn a_coordinator_lost_at_any_step_of_a_rewriting_leaves_a_log_that_says_th
         steps += 1;
         assert!(steps < 20, "the log is never let go");
     }
-    assert!(steps > 5, "tombstones, three pieces and a beginning are five steps, not {steps}");
+    assert!(steps > 3, "it was lost with the tombstones in flight, and with each of three pieces, not {steps} times");
     assert_eq!(stage.says().await.0, expected);
     let mut coordinator = stage.coordinator().await;
     assert_eq!(Some(held(&coordinator)), loaded);
@@ -213,7 +221,7 @@ async fn what_is_committed_or_taken_back_while_the_log_is_written_anew_wins() {
                 expected.insert(partition, Some(1_000 + i64::from(number)));
             }
         }
-        assert!(coordinator.committed().await.is_continue());
+        one_event(&mut coordinator).await;
     }
     assert!(number > 9, "{number} commits");
     for answer in answers {
