@@ -136,8 +136,11 @@ fn commit(number: i32, offset: i64) -> Commit {
     Commit { member_id: String::new(), instance_id: None, generation: -1, unknown_group: ResponseError::IllegalGeneration, offsets }
 }
 
-/// What memory holds of each group: what the log says of it, and its offsets.
-fn held(coordinator: &Coordinator) -> BTreeMap<String, (Option<StoredGroup>, BTreeMap<String, BTreeMap<i32, Committed>>)> {
+/// What the log says of a group itself, and its offsets.
+type Held = (Option<StoredGroup>, BTreeMap<String, BTreeMap<i32, Committed>>);
+
+/// What memory holds of each group.
+fn held(coordinator: &Coordinator) -> BTreeMap<String, Held> {
     let of_group = |(id, hosted): (&String, &Hosted)| (id.clone(), (hosted.stored.clone(), hosted.group.offsets().clone()));
     coordinator.groups.iter().map(of_group).collect()
 }
