@@ -242,3 +242,86 @@ async fn who_waits_is_let_go_with_the_leadership_and_the_next_coordinator_knows_
         node.stop().await;
     }
 }
+
+/// Offsets that take several pieces when their log is written anew, and their log with four commits of them.
+const MANY: i32 = 200;
+const PADDING: usize = 8_000;
+
+/// One offset for many partitions.
+fn commit_of_many(topic: &str, topic_id: Uuid, offset: i64) -> Commit {
+    let one = commit(topic, topic_id, offset, &"x".repeat(PADDING));
+    let offsets = one.offsets.iter().flat_map(|(topic, _, committed)| (0..MANY).map(|number| (topic.clone(), number, committed.clone())));
+    Commit { offsets: offsets.collect(), ..one.clone() }
+}
+
+/// What the coordinator of the moment knows of a group: partition, offset.
+async fn known(nodes: &BTreeMap<NodeId, Running>, group: &str) -> Vec<(i32, i64)> {
+    let known = async {
+        loop {
+            let leader = coordinator(&nodes[&1], group).await;
+            if let Ok(found) = nodes[&leader].groups.fetch(group.to_owned(), None).await {
+                let partitions = found.into_iter().flat_map(|(_, partitions)| partitions);
+                return partitions.filter_map(|(number, committed)| Some((number, committed?.offset))).collect();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, known).await.expect("loaded in time")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_changes_while_the_log_of_offsets_is_written_anew_takes_nothing_acknowledged_with_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let addresses: BTreeMap<NodeId, SocketAddr> = (1..=3).map(|node| (node, free_address())).collect();
+    let mut nodes = BTreeMap::new();
+    for id in 1..=3 {
+        nodes.insert(id, Running::start(id, &addresses, folder.path()).await);
+    }
+    for node in nodes.values() {
+        node.register().await;
+    }
+    let t = nodes[&1].topic("t").await;
+    let (mut acknowledged, mut tried) = (0, 0);
+    let mut log = None;
+    known(&nodes, "g").await;
+    for turn in 0..8 {
+        // From one turn to the next the change comes a commit later, so that it meets each step of a rewriting.
+        for _ in 0..4 + turn % 4 {
+            let leader = coordinator(&nodes[&1], "g").await;
+            tried += 1;
+            match nodes[&leader].groups.commit("g".to_owned(), commit_of_many("t", t, tried)).await {
+                Ok(()) => acknowledged = tried,
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+        let leader = coordinator(&nodes[&1], "g").await;
+        let offsets_topic = nodes[&leader].controller.image().topics["__consumer_offsets"].id;
+        // Its only partition that holds anything.
+        let partitions = nodes[&leader].raft.partitions().into_iter();
+        let partition =
+            partitions.filter(|partition| partition.id().topic == offsets_topic).max_by_key(|partition| partition.high_watermark());
+        let partition = partition.expect("a replica");
+        log = Some(partition.id());
+        tried += 1;
+        let (groups, commit) = (nodes[&leader].groups.clone(), commit_of_many("t", t, tried));
+        let under_way = tokio::spawn(async move { groups.commit("g".to_owned(), commit).await });
+        tokio::time::sleep(Duration::from_millis(7 * turn)).await;
+        partition.transfer_leadership().await;
+        if under_way.await.expect("no panic").is_ok() {
+            acknowledged = tried;
+        }
+        let found = known(&nodes, "g").await;
+        assert_eq!(found.len(), MANY as usize);
+        let whole = |(_, offset): &(i32, i64)| (acknowledged..=tried).contains(offset) && *offset == found[0].1;
+        assert!(found.iter().all(whole), "turn {turn}: {found:?}, acknowledged {acknowledged}, tried {tried}");
+    }
+    assert!(acknowledged > 20, "{acknowledged} of {tried}");
+    let log = log.expect("a partition");
+    for node in nodes.values() {
+        let begins = node.raft.partition(log).expect("a replica").log_start_offset();
+        assert!(begins > 0, "node {} has it from its start", node.id);
+    }
+    for (_, node) in nodes {
+        node.stop().await;
+    }
+}
