@@ -4,7 +4,10 @@
 //! The host does every [`Effect`] in order, calls [`Group::stored`] when the log holds what it was to store, and [`Group::tick`] when
 //! [`Group::deadline_ms`] has come. A store that fails is not told: the host then reads the group anew from the log.
 
+mod departure;
+mod offsets;
 mod rebalance;
+mod stored;
 mod subscription;
 #[cfg(test)]
 mod transcripts;
@@ -14,9 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
 
-use uuid::Uuid;
-
-use super::record::{Committed, StoredGroup, StoredMember};
+use super::record::{Committed, StoredGroup};
 
 /// Members of one group, those included that were only given an id so far.
 pub const MEMBERS_MAX: usize = 1_000;
@@ -342,18 +343,6 @@ impl Group {
         self.members.len()
     }
 
-    /// By topic and partition.
-    pub fn offsets(&self) -> &BTreeMap<String, BTreeMap<i32, Committed>> {
-        &self.offsets
-    }
-
-    /// Would the group still hold few enough offsets with these besides?
-    pub fn has_room_for<'a>(&self, offsets: impl ExactSizeIterator<Item = (&'a str, i32)>) -> bool {
-        let held = self.offsets.values().map(BTreeMap::len).sum::<usize>();
-        let is_new = |(topic, partition): &(&str, i32)| !self.offsets.get(*topic).is_some_and(|held| held.contains_key(partition));
-        held + offsets.len() <= OFFSETS_MAX || held + offsets.filter(is_new).count() <= OFFSETS_MAX
-    }
-
     /// Nothing of it is or was ever worth keeping: no member, no offset, no generation.
     pub fn is_blank(&self) -> bool {
         self.state == State::Empty
@@ -373,30 +362,6 @@ impl Group {
             topics.extend(subscription::topics(metadata)?);
         }
         Some(topics)
-    }
-
-    /// Takes over a commit that the log holds.
-    pub fn committed(&mut self, topic: &str, partition: i32, committed: Committed) {
-        self.active_wall_ms = self.active_wall_ms.max(committed.commit_timestamp_ms);
-        self.offsets.entry(topic.to_owned()).or_default().insert(partition, committed);
-    }
-
-    /// Offsets of a topic that is no more.
-    pub fn offsets_of(&self, topic_id: Uuid) -> Vec<(String, i32)> {
-        let of_topic = |(name, partitions): (&String, &BTreeMap<i32, Committed>)| {
-            let gone = partitions.iter().filter(|(_, committed)| committed.topic_id == topic_id);
-            gone.map(|(partition, _)| (name.clone(), *partition)).collect::<Vec<_>>()
-        };
-        self.offsets.iter().flat_map(of_topic).collect()
-    }
-
-    pub fn uncommitted(&mut self, topic: &str, partition: i32) {
-        if let Some(partitions) = self.offsets.get_mut(topic) {
-            partitions.remove(&partition);
-            if partitions.is_empty() {
-                self.offsets.remove(topic);
-            }
-        }
     }
 
     /// Marks the group for deletion: from here on it takes nothing.
@@ -425,63 +390,5 @@ impl Group {
             && self.pending.is_empty()
             && self.commits_in_flight == 0
             && now.wall_ms.saturating_sub(self.active_wall_ms) > retention_ms
-    }
-
-    /// The group as the log shall remember it, with these assignments or, without any, those in force.
-    fn snapshot(&self, assignments: Option<&BTreeMap<String, Bytes>>, now: Now) -> StoredGroup {
-        let protocol = self.protocol.as_deref().unwrap_or_default();
-        let member = |(id, member): (&String, &Member)| StoredMember {
-            id: id.clone(),
-            instance_id: member.instance_id.clone(),
-            client_id: member.client_id.clone(),
-            client_host: member.client_host.clone(),
-            rebalance_timeout_ms: member.rebalance_timeout_ms,
-            session_timeout_ms: member.session_timeout_ms,
-            subscription: member.subscription(protocol),
-            assignment: match assignments {
-                Some(assignments) => assignments.get(id).cloned().unwrap_or_default(),
-                None => member.assignment.clone(),
-            },
-        };
-        StoredGroup {
-            protocol_type: self.protocol_type.clone().unwrap_or_default(),
-            generation: self.generation,
-            protocol: self.protocol.clone(),
-            leader: self.leader.clone(),
-            timestamp_ms: now.wall_ms,
-            members: self.members.iter().map(member).collect(),
-        }
-    }
-
-    /// Takes over what the log says; offsets stay. Members have a whole session from `now` to show themselves, see [`Group::wake`].
-    pub fn restore(&mut self, stored: StoredGroup, now: Now) {
-        let protocol = stored.protocol.clone().unwrap_or_default();
-        self.members.clear();
-        self.static_members.clear();
-        self.generation = stored.generation;
-        self.protocol_type = (!stored.protocol_type.is_empty()).then_some(stored.protocol_type);
-        self.protocol = stored.protocol;
-        self.leader = stored.leader;
-        self.active_wall_ms = stored.timestamp_ms;
-        self.state = if stored.members.is_empty() { State::Empty } else { State::Stable };
-        for member in stored.members {
-            if let Some(instance) = &member.instance_id {
-                self.static_members.insert(instance.clone(), member.id.clone());
-            }
-            let restored = Member {
-                instance_id: member.instance_id,
-                client_id: member.client_id,
-                client_host: member.client_host,
-                session_timeout_ms: member.session_timeout_ms,
-                rebalance_timeout_ms: member.rebalance_timeout_ms,
-                protocols: vec![(protocol.clone(), member.subscription)],
-                assignment: member.assignment,
-                session_deadline_ms: now.monotonic_ms + i64::from(member.session_timeout_ms),
-                join: None,
-                sync: None,
-                synced: true,
-            };
-            self.members.insert(member.id, restored);
-        }
     }
 }
