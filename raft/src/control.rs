@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use openraft::errors::ClientWriteError;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::group::{Group, Outcome, Proposal};
+use crate::group::{Group, Outcome, Proposal, Refusal};
 use crate::log::FrameKind;
 use crate::partition::{Leadership, Membership, ReconfigureError};
 use crate::peer::client::Peers;
@@ -127,14 +126,11 @@ impl Control {
     }
 
     async fn propose_here(&self, command: Vec<u8>) -> Result<Vec<u8>, ProposeError> {
-        let proposal = Proposal { kind: FrameKind::Command, append_time_us: 0, payload: command.into(), batch: None, judged_in: None };
+        let proposal = Proposal { kind: FrameKind::Command, append_time_us: 0, payload: command.into(), judged_in: None };
         match tokio::time::timeout(ATTEMPT_DEADLINE, self.group.submit(proposal, None)).await {
-            Ok(Ok(Ok(response))) => match response.data {
-                Outcome::Answer(answer) => Ok(answer),
-                Outcome::Nothing | Outcome::Batch { .. } | Outcome::Retained { .. } => Err(ProposeError::Timeout),
-            },
-            // Only this one is certain not to have been appended.
-            Ok(Ok(Err(ClientWriteError::ForwardToLeader(to)))) => Err(ProposeError::NoLeader { leader: to.leader_id }),
+            Ok(Ok(Ok(Outcome::Answer(answer)))) => Ok(answer),
+            // Only this one is certain to be in no log.
+            Ok(Ok(Err(Refusal::NotLeader { leader }))) => Err(ProposeError::NoLeader { leader }),
             _ => Err(ProposeError::Timeout),
         }
     }

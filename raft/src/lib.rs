@@ -7,6 +7,7 @@
 //! What does not live here: Kafka requests and the command line (crate `meridian`), permissions (`meridian-auth`).
 
 pub mod batch;
+mod consensus;
 pub mod control;
 pub mod env;
 mod group;

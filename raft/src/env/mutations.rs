@@ -19,6 +19,8 @@ macro_rules! mutations {
 mutations! {
     /// A client is answered as soon as the leader holds its batch, before a majority does.
     ack_before_commit = "ack-before-commit",
+    /// A leader takes what earlier leaders appended for committed as soon as a majority holds it.
+    commit_of_earlier_term = "commit-of-earlier-term",
     /// A vote is kept in memory only: a restarted node votes again in the same term.
     forgotten_vote = "forgotten-vote",
     /// A replica whose partition moves away takes its promises with it: one that comes back votes as if it had never voted.
@@ -31,9 +33,9 @@ mutations! {
     ignored_sync_error = "ignored-sync-error",
     /// A snapshot claims to stand for all that has been applied, not for what has been purged: whoever is sent it has a hole.
     snapshot_too_new = "snapshot-too-new",
-    /// A sleeping follower votes whenever it is asked.
+    /// A follower votes whenever it is asked, whoever counts on it.
     sleepers_vote = "sleepers-vote",
-    /// A sleeping leader counts what any process of a follower's node acknowledges, whatever became of its promise.
+    /// A leader counts what any process of a follower's node acknowledges, whatever became of its promise.
     any_bond_counts = "any-bond-counts",
     /// A damaged replica is cut at its damage, and opened as if nothing had been behind it.
     trust_damaged = "trust-damaged",

@@ -10,11 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use openraft::type_config::alias::StoredMembershipOf;
 
-use super::Types;
 use super::machine::Applied;
 use crate::GroupId;
+use crate::consensus::members::Members;
 use crate::env::Disk;
 use crate::writer::{Job, Task, Writer};
 
@@ -42,7 +41,7 @@ pub(super) struct Head {
     pub high_watermark: i64,
     pub start_offset: i64,
     /// As the machine keeps them, the last one in force.
-    pub memberships: Vec<StoredMembershipOf<Types>>,
+    pub members: Vec<(Option<u64>, Members)>,
 }
 
 fn encode(checkpoint: &Checkpoint) -> io::Result<Vec<u8>> {
@@ -68,7 +67,7 @@ fn decode(bytes: &Bytes, group: GroupId) -> Option<Checkpoint> {
     let (head, _) = rest.split_at_checked(word(12)? as usize)?;
     let producers = bytes.slice(PREFIX_BYTES + head.len()..);
     let head: Head = serde_json::from_slice(head).ok()?;
-    let sound = head.group == group && head.high_watermark >= 0 && head.start_offset >= 0 && !head.memberships.is_empty();
+    let sound = head.group == group && head.high_watermark >= 0 && head.start_offset >= 0 && !head.members.is_empty();
     sound.then_some(Checkpoint { head, producers })
 }
 
@@ -145,14 +144,15 @@ fn replace(disk: &dyn Disk, dir: &Path, bytes: &[u8], lasting: bool) -> io::Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::consensus::members::History;
 
     const GROUP: GroupId = GroupId { topic: uuid::Uuid::from_u128(7), partition: 3 };
 
     #[test]
     fn a_checkpoint_is_read_as_it_was_written_and_no_flipped_bit_or_missing_byte_is_believed() {
         let applied = Applied { index: 9, term: 4, batch_epoch: 4, append_time_us: 17, filled_up: 0 };
-        let memberships = vec![StoredMembershipOf::<Types>::default()];
-        let head = Head { group: GROUP, applied, high_watermark: 40, start_offset: 3, memberships };
+        let members = History::default().iter().cloned().collect();
+        let head = Head { group: GROUP, applied, high_watermark: 40, start_offset: 3, members };
         let checkpoint = Checkpoint { head, producers: Bytes::from_static(b"\0producers") };
         let bytes = encode(&checkpoint).expect("encoded");
         assert_eq!(decode(&bytes.clone().into(), GROUP), Some(checkpoint));

@@ -1,15 +1,9 @@
 //! What a replica promised that has left, and how its successor on the same node keeps it; why, says `node::deleting`.
 
-use std::sync::Arc;
-
-use tokio::sync::watch;
-
-use super::Raft;
-use super::machine::Applied;
-use super::rest::Rest;
-use super::storage::meta_key;
+use super::votes::meta_key;
+use super::{Group, lock};
 use crate::GroupId;
-use crate::log::{Log, LogPosition};
+use crate::log::LogPosition;
 use crate::writer::Writer;
 
 /// Kind of the keys of farewells.
@@ -37,32 +31,26 @@ impl Farewell {
     }
 }
 
-/// A replica that is bound by a farewell.
-pub(super) struct Bound {
-    pub group: GroupId,
-    pub log: Log,
-    pub raft: Raft,
-    pub rest: Arc<Rest>,
-    pub writer: Writer,
-    pub applied: watch::Receiver<Applied>,
-}
-
-impl Bound {
-    /// Stands for no election until the log reaches as far as the earlier one; from then on it is a replica like any other.
-    pub async fn keep_word(mut self) {
-        self.raft.runtime_config().elect(false);
-        while self.log.last() < self.rest.bound_by() {
-            if self.applied.changed().await.is_err() {
+/// Has a replica that is bound by a farewell stand for no election until its log reaches as far as the earlier one; from then on it is a
+/// replica like any other.
+pub(super) fn keep_word(group: &Group) {
+    let (weak, mut applied) = (group.downgrade(), group.applied());
+    group.inner.runtime.spawn(async move {
+        loop {
+            let Some(inner) = weak.upgrade() else { return };
+            let bound_by = lock(&inner.core).bound_by();
+            if inner.log.last() >= bound_by {
+                // Queued behind the entries that made it good: no crash takes the log back behind this.
+                if let Err(error) = inner.writer.save_meta(farewell_key(inner.id), None).await {
+                    let GroupId { topic, partition } = inner.id;
+                    tracing::warn!(%topic, partition, %error, "a farewell stays though it is made good");
+                }
+                return inner.turn(|core, _| core.unbind());
+            }
+            drop(inner);
+            if applied.changed().await.is_err() {
                 return;
             }
         }
-        // Queued behind the entries that made it good: no crash takes the log back behind this.
-        if let Err(error) = self.writer.save_meta(farewell_key(self.group), None).await {
-            tracing::warn!(topic = %self.group.topic, partition = self.group.partition, %error, "a farewell stays though it is made good");
-        }
-        self.rest.unbind();
-        if !self.rest.is_asleep() {
-            self.raft.runtime_config().elect(true);
-        }
-    }
+    });
 }

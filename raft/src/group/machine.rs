@@ -1,23 +1,27 @@
 //! What happens to a committed entry: offsets become readable, producers are remembered, commands reach the host's machine, and a retention
 //! point lets go of what lies before it.
 
-use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures_util::{Stream, StreamExt};
-use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
-use openraft::type_config::alias::{EntryOf, LogIdOf, SnapshotMetaOf, StoredMembershipOf};
-use openraft::{EntryPayload, StoredMembership};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
+use super::APPEND_BYTES_MAX;
 use super::checkpoint::{Checkpoint, Checkpoints, Head};
-use super::snapshot::{self, GroupSnapshot, Past, Snapshots};
-use super::storage::log_id;
-use super::{Outcome, Types};
+use super::proposal::Outcome;
+use super::snapshot::{Snapshot, Snapshots};
+use crate::batch::BatchHeader;
+use crate::consensus::members::{History, Members};
 use crate::control::Machine;
-use crate::log::{FrameKind, Log, Purged, decode_start_offset};
+use crate::log::{EntryHead, FrameKind, Log, LogEntry, Purged};
 use crate::partition::producers::Producers;
+
+/// Entries applied at a time.
+const HEADS_MAX: u64 = 1024;
+/// A checkpoint is saved when so many times its size has been applied since the last.
+const CHECKPOINT_PART: u64 = 8;
+/// What an entry takes beside a batch.
+const ENTRY_BYTES: u64 = 64;
 
 /// How far a replica has applied its log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -43,85 +47,103 @@ pub(crate) struct Watched {
     pub applied: watch::Receiver<Applied>,
     pub high_watermark: watch::Receiver<i64>,
     pub start_offset: watch::Receiver<i64>,
-    /// Segments lie before the log's start now: a snapshot would let go of them.
-    pub purgeable: Arc<Notify>,
 }
 
 pub(crate) struct GroupMachine {
     host: Host,
     log: Log,
     snapshots: Snapshots,
-    last_applied: Option<LogIdOf<Types>>,
-    /// Those since the last snapshot, and the one that was in force there; the last is in force now.
-    memberships: VecDeque<StoredMembershipOf<Types>>,
+    checkpoints: Checkpoints,
+    /// First index that is not applied.
+    end: u64,
+    members: History,
     applied: watch::Sender<Applied>,
     high_watermark: watch::Sender<i64>,
     start_offset: watch::Sender<i64>,
-    purgeable: Arc<Notify>,
-    checkpoints: Checkpoints,
+    /// Segments lie before the log's start now: a snapshot would let go of them.
+    purgeable: bool,
+    /// What it applies had been applied by an earlier opening.
+    replays: bool,
     /// Bytes of entries applied since the last checkpoint, and what that takes itself.
     since_checkpoint_bytes: u64,
     checkpoint_bytes: u64,
 }
 
-/// A checkpoint is saved when so many times its size has been applied since the last.
-const CHECKPOINT_PART: u64 = 8;
-/// What an entry takes beside a batch.
-const ENTRY_BYTES: u64 = 64;
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn gone() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "an entry that is to be applied is gone")
+}
 
 impl GroupMachine {
-    /// Knows nothing yet: [`GroupMachine::resume`] may, and openraft hands it the last snapshot, then the entries behind it.
+    /// Knows nothing yet; see [`GroupMachine::resume`].
     pub fn new(host: Host, log: Log, snapshots: Snapshots, checkpoints: Checkpoints) -> (GroupMachine, Watched) {
         let (applied, applied_receiver) = watch::channel(Applied::default());
         let (high_watermark, high_watermark_receiver) = watch::channel(log.start_offset());
-        let purgeable = Arc::new(Notify::new());
-        let memberships = VecDeque::from([StoredMembership::default()]);
         let (start_offset, start_offset_receiver) = watch::channel(log.start_offset());
-        let watched = Watched {
-            applied: applied_receiver,
-            high_watermark: high_watermark_receiver,
-            start_offset: start_offset_receiver,
-            purgeable: purgeable.clone(),
-        };
+        let watched = Watched { applied: applied_receiver, high_watermark: high_watermark_receiver, start_offset: start_offset_receiver };
         let machine = GroupMachine {
             host,
             log,
             snapshots,
-            last_applied: None,
-            memberships,
+            checkpoints,
+            end: 0,
+            members: History::default(),
             applied,
             high_watermark,
             start_offset,
-            purgeable,
-            checkpoints,
+            purgeable: false,
+            replays: false,
             since_checkpoint_bytes: 0,
             checkpoint_bytes: 0,
         };
         (machine, watched)
     }
 
-    /// Goes on from the last checkpoint, where that tells more than the snapshot and of this log.
-    pub fn resume(&mut self) -> io::Result<()> {
+    /// First index that is not applied.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+    pub fn members(&self) -> &History {
+        &self.members
+    }
+    pub fn applied(&self) -> Applied {
+        *self.applied.borrow()
+    }
+    /// Whether something can be let go of that could not before.
+    pub fn take_purgeable(&mut self) -> bool {
+        std::mem::take(&mut self.purgeable)
+    }
+
+    /// Goes on from the last snapshot, or from the last checkpoint where that tells more and of this log, and applies what was committed behind it.
+    pub fn resume(&mut self, committed_end: u64) -> io::Result<()> {
+        if let Some(snapshot) = self.snapshots.read()? {
+            self.restore(&snapshot, false)?;
+        }
+        self.resume_checkpoint()?;
+        self.replays = true;
+        self.apply(committed_end, &mut |_, _| ())?;
+        self.replays = false;
+        Ok(())
+    }
+
+    fn resume_checkpoint(&mut self) -> io::Result<()> {
         let Host::Partition(producers) = &self.host else { return Ok(()) };
         let Some(Checkpoint { head, producers: known }) = self.checkpoints.read() else { return Ok(()) };
-        let Head { applied, high_watermark, start_offset, memberships, .. } = head;
-        if !self.log.indexes().contains(&applied.index) {
-            return Ok(());
-        }
-        let held = self.log.heads(applied.index..applied.index + 1)?.pop();
-        if held.is_none_or(|held| (held.index, held.term) != (applied.index, applied.term)) {
+        let Head { applied, high_watermark, start_offset, members, .. } = head;
+        if applied.index < self.end || self.log.term_of(applied.index)? != Some(applied.term) {
             return Ok(());
         }
         let known = if self.log.mutations().forgotten_producers { Producers::default().checkpoint() } else { known };
-        if producers.lock().unwrap_or_else(PoisonError::into_inner).restore(&known).is_err() {
+        if lock(producers).restore(&known).is_err() {
             return Ok(());
         }
-        self.last_applied = Some(log_id(applied.term, applied.index));
-        self.memberships = memberships.into();
-        self.log.raise_start_offset(start_offset);
-        self.high_watermark.send_if_modified(|held| std::mem::replace(held, high_watermark.max(*held)) < high_watermark);
-        let begin = self.log.start_offset();
-        self.start_offset.send_if_modified(|held| std::mem::replace(held, begin) != begin);
+        self.end = applied.index + 1;
+        self.members = History::of(members);
+        self.raise_high_watermark(high_watermark);
+        self.begin_at(start_offset);
         self.applied.send_replace(applied);
         Ok(())
     }
@@ -137,129 +159,30 @@ impl GroupMachine {
             applied: *self.applied.borrow(),
             high_watermark: *self.high_watermark.borrow(),
             start_offset: self.log.start_offset(),
-            memberships: self.memberships.iter().cloned().collect(),
+            members: self.members.iter().cloned().collect(),
         };
-        let producers = producers.lock().unwrap_or_else(PoisonError::into_inner).checkpoint();
+        let producers = lock(producers).checkpoint();
         match self.checkpoints.save(&Checkpoint { head, producers }, !at_stop) {
             Ok(bytes) => self.checkpoint_bytes = bytes,
             Err(error) => tracing::debug!(%error, "the next start applies more of the log"),
         }
     }
 
-    fn apply_one(&mut self, entry: EntryOf<Types>) -> Outcome {
-        let mut now = Applied { index: entry.log_id.index, term: entry.log_id.leader_id.term, ..*self.applied.borrow() };
-        let mut outcome = Outcome::Nothing;
-        match entry.payload {
-            EntryPayload::Blank => {}
-            EntryPayload::Membership(membership) => self.memberships.push_back(StoredMembership::new(Some(entry.log_id), membership)),
-            EntryPayload::Normal(proposal) => match (&self.host, proposal.kind, proposal.batch) {
-                (Host::Control(machine), FrameKind::Command, _) => {
-                    outcome = Outcome::Answer(machine.apply(entry.log_id.index, &proposal.payload));
+    /// Applies entries before `end`, and says what came of each.
+    pub fn apply(&mut self, end: u64, applied: &mut dyn FnMut(u64, Outcome)) -> io::Result<()> {
+        while self.end < end {
+            let next = self.end;
+            if matches!(self.host, Host::Control(_)) {
+                for entry in self.log.entries(next..end, APPEND_BYTES_MAX)? {
+                    self.apply_one(&head(&entry), Some(&entry), applied)?;
                 }
-                (Host::Partition(producers), FrameKind::Batch | FrameKind::Mirrored, Some(batch)) => {
-                    let last_offset = batch.base_offset + i64::from(batch.last_offset_delta);
-                    producers.lock().unwrap_or_else(PoisonError::into_inner).applied(&batch, proposal.append_time_us);
-                    (now.batch_epoch, now.append_time_us) = (batch.leader_epoch, proposal.append_time_us);
-                    self.high_watermark.send_replace(last_offset + 1);
-                    outcome = Outcome::Batch { base_offset: batch.base_offset, last_offset };
+            } else {
+                for head in self.log.heads(next..end.min(next + HEADS_MAX))? {
+                    self.apply_one(&head, None, applied)?;
                 }
-                (Host::Partition(producers), FrameKind::RetentionPoint, _) => {
-                    if let Some(start_offset) = decode_start_offset(&proposal.payload) {
-                        let mut producers = producers.lock().unwrap_or_else(PoisonError::into_inner);
-                        producers.expire(proposal.append_time_us);
-                        if start_offset > *self.high_watermark.borrow() {
-                            producers.skipped();
-                        }
-                        drop(producers);
-                        outcome = Outcome::Retained { start_offset: self.begin_at(start_offset) };
-                    }
-                }
-                // A mirrored batch that did not continue the log was appended as a blank, see `GroupStorage::append`.
-                _ => {}
-            },
-        }
-        self.last_applied = Some(entry.log_id);
-        self.applied.send_replace(now);
-        outcome
-    }
-}
-
-impl GroupMachine {
-    /// Readers may ask for nothing before `offset` from now on, and find nothing there: in a mirror the home may have let go of more than came.
-    fn begin_at(&mut self, offset: i64) -> i64 {
-        self.log.raise_start_offset(offset);
-        self.high_watermark.send_if_modified(|held| std::mem::replace(held, offset.max(*held)) < offset);
-        let begin = self.log.start_offset();
-        self.start_offset.send_if_modified(|held| std::mem::replace(held, begin) != begin);
-        self.purgeable.notify_one();
-        begin
-    }
-
-    /// The snapshot that may stand for what lies before the first segment still needed.
-    fn past(&self) -> io::Result<Option<GroupSnapshot>> {
-        let Some(applied) = self.last_applied else { return Ok(None) };
-        let (purged, state) = match &self.host {
-            Host::Partition(producers) => {
-                let Some(mut purged) = self.log.purge_point(applied.index)? else { return Ok(None) };
-                if self.log.mutations().snapshot_too_new {
-                    (purged.term, purged.index, purged.next_offset) =
-                        (applied.leader_id.term, applied.index, *self.high_watermark.borrow());
-                }
-                (purged, producers.lock().unwrap_or_else(PoisonError::into_inner).checkpoint())
             }
-            // Commands are not repeated: the state is that of the last one applied, and the log goes on behind it.
-            Host::Control(machine) => match self.log.cut_point(applied.index)? {
-                Some(purged) => (purged, machine.save().into()),
-                None => return Ok(None),
-            },
-        };
-        let membership = self.memberships.iter().rev().find(|held| held.log_id().is_none_or(|id| id.index <= purged.index));
-        let membership = membership.cloned().unwrap_or_default();
-        let (batch_epoch, batch_time_us) = match self.log.last_batch_of(purged)? {
-            Some(head) => (head.batch.map_or(0, |batch| batch.leader_epoch), head.append_time_us),
-            None => self.snapshots.read()?.map_or((0, 0), |held| (held.snapshot.batch_epoch, held.snapshot.batch_time_us)),
-        };
-        let start_offset = self.log.start_offset();
-        Ok(Some(snapshot::snapshot(Past { purged, start_offset, batch_epoch, batch_time_us, state }, membership)))
-    }
-
-    fn restore(&mut self, snapshot: &GroupSnapshot, from_leader: bool) -> io::Result<()> {
-        let Past { purged: Purged { term, index, next_offset, .. }, start_offset, batch_epoch, batch_time_us, ref state } =
-            snapshot.snapshot;
-        match &self.host {
-            Host::Partition(producers) => producers.lock().unwrap_or_else(PoisonError::into_inner).restore(state)?,
-            Host::Control(machine) => machine.restore(state).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?,
-        }
-        self.last_applied = snapshot.meta.last_log_id;
-        self.memberships = VecDeque::from([snapshot.meta.last_membership.clone()]);
-        self.log.raise_start_offset(start_offset);
-        self.high_watermark.send_if_modified(|held| std::mem::replace(held, next_offset.max(*held)) < next_offset);
-        let begin = self.log.start_offset();
-        self.start_offset.send_if_modified(|held| std::mem::replace(held, begin) != begin);
-        let filled_up = self.applied.borrow().filled_up + u64::from(from_leader);
-        self.applied.send_replace(Applied { index, term, batch_epoch, append_time_us: batch_time_us, filled_up });
-        Ok(())
-    }
-}
-
-impl RaftStateMachine<Types> for GroupMachine {
-    type SnapshotData = Past;
-    type SnapshotBuilder = Builder;
-
-    async fn applied_state(&mut self) -> Result<(Option<LogIdOf<Types>>, StoredMembershipOf<Types>), io::Error> {
-        Ok((self.last_applied, self.memberships.back().cloned().unwrap_or_default()))
-    }
-
-    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
-    where
-        S: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + Send,
-    {
-        while let Some(item) = entries.next().await {
-            let (entry, responder) = item?;
-            self.since_checkpoint_bytes += entry_bytes(&entry);
-            let outcome = self.apply_one(entry);
-            if let Some(responder) = responder {
-                responder.send(outcome);
+            if self.end == next {
+                return Err(gone());
             }
         }
         if self.since_checkpoint_bytes >= self.log.cover_bytes().max(CHECKPOINT_PART * self.checkpoint_bytes) {
@@ -268,56 +191,119 @@ impl RaftStateMachine<Types> for GroupMachine {
         Ok(())
     }
 
-    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Builder> {
-        let past = self.past();
-        if let Ok(Some(snapshot)) = &past {
-            let upto = snapshot.snapshot.purged.index;
-            let kept = self.memberships.iter().rposition(|held| held.log_id().is_none_or(|id| id.index <= upto));
-            self.memberships.drain(..kept.unwrap_or(0));
+    fn apply_one(&mut self, head: &EntryHead, whole: Option<&LogEntry>, told: &mut dyn FnMut(u64, Outcome)) -> io::Result<()> {
+        if head.index != self.end {
+            return Err(gone());
         }
-        // Nothing to let go of is no failure, but openraft does not ask for the reason.
-        past.transpose().map(|past| Builder { past: Some(past), snapshots: self.snapshots.clone() })
+        let mut now = Applied { index: head.index, term: head.term, ..*self.applied.borrow() };
+        let mut outcome = Outcome::Nothing;
+        match (&self.host, head.kind, head.batch) {
+            (_, FrameKind::Membership, _) => {
+                let read = || Ok::<_, io::Error>(self.log.entries(head.index..head.index + 1, usize::MAX)?.pop().ok_or_else(gone)?.payload);
+                let payload = whole.map_or_else(read, |entry| Ok(entry.payload.clone()))?;
+                self.members.push(head.index, serde_json::from_slice::<Members>(&payload)?);
+            }
+            (Host::Control(machine), FrameKind::Command, _) => {
+                outcome = Outcome::Answer(machine.apply(head.index, whole.map_or(&[], |entry| &entry.payload)));
+            }
+            (Host::Partition(producers), FrameKind::Batch | FrameKind::Mirrored, Some(batch)) => {
+                if !(self.replays && self.log.mutations().forgotten_producers) {
+                    lock(producers).applied(&batch, head.append_time_us);
+                }
+                (now.batch_epoch, now.append_time_us) = (batch.leader_epoch, head.append_time_us);
+                let last_offset = last_offset(&batch);
+                self.high_watermark.send_replace(last_offset + 1);
+                outcome = Outcome::Batch { base_offset: batch.base_offset, last_offset };
+            }
+            (Host::Partition(producers), FrameKind::RetentionPoint, _) => {
+                if let Some(start_offset) = head.start_offset {
+                    let mut producers = lock(producers);
+                    producers.expire(head.append_time_us);
+                    if start_offset > *self.high_watermark.borrow() {
+                        producers.skipped();
+                    }
+                    drop(producers);
+                    outcome = Outcome::Retained { start_offset: self.begin_at(start_offset) };
+                    self.purgeable = true;
+                }
+            }
+            // A mirrored batch that did not continue the log was appended as a blank, see `Log::append`.
+            _ => {}
+        }
+        self.end = head.index + 1;
+        self.since_checkpoint_bytes += ENTRY_BYTES + head.batch.map_or(0, |batch| u64::try_from(batch.length).unwrap_or(0));
+        self.applied.send_replace(now);
+        told(head.index, outcome);
+        Ok(())
     }
 
-    async fn get_snapshot_builder(&mut self) -> Builder {
-        Builder { past: self.past().transpose(), snapshots: self.snapshots.clone() }
+    fn raise_high_watermark(&self, offset: i64) {
+        self.high_watermark.send_if_modified(|held| std::mem::replace(held, offset.max(*held)) < offset);
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMetaOf<Types>, past: Past) -> Result<(), io::Error> {
-        let snapshot = snapshot::snapshot(past, meta.last_membership.clone());
-        // Durable before the log lets go of anything for it.
-        let is_new = self.snapshots.save(&snapshot).await?;
-        // A restart begins with the node's own.
-        self.restore(&snapshot, is_new)
+    /// Readers may ask for nothing before `offset` from now on, and find nothing there: in a mirror the home may have let go of more than came.
+    fn begin_at(&self, offset: i64) -> i64 {
+        self.log.raise_start_offset(offset);
+        self.raise_high_watermark(offset);
+        let begin = self.log.start_offset();
+        self.start_offset.send_if_modified(|held| std::mem::replace(held, begin) != begin);
+        begin
     }
 
-    async fn get_current_snapshot(&mut self) -> Result<Option<GroupSnapshot>, io::Error> {
-        self.snapshots.read()
+    /// The snapshot that may stand for what lies before the first segment still needed; None where nothing is to be let go of.
+    pub fn past(&mut self) -> io::Result<Option<Snapshot>> {
+        let Some(applied) = self.end.checked_sub(1) else { return Ok(None) };
+        let (purged, state) = match &self.host {
+            Host::Partition(producers) => {
+                let Some(mut purged) = self.log.purge_point(applied)? else { return Ok(None) };
+                if self.log.mutations().snapshot_too_new {
+                    let Applied { index, term, .. } = *self.applied.borrow();
+                    (purged.term, purged.index, purged.next_offset) = (term, index, *self.high_watermark.borrow());
+                }
+                (purged, lock(producers).checkpoint())
+            }
+            // Commands are not repeated: the state is that of the last one applied, and the log goes on behind it.
+            Host::Control(machine) => match self.log.cut_point(applied)? {
+                Some(purged) => (purged, machine.save().into()),
+                None => return Ok(None),
+            },
+        };
+        let (members_since, members) = self.members.at(purged.index);
+        self.members.forget_before(purged.index);
+        let (batch_epoch, batch_time_us) = match self.log.last_batch_of(purged)? {
+            Some(head) => (head.batch.map_or(0, |batch| batch.leader_epoch), head.append_time_us),
+            None => self.snapshots.read()?.map_or((0, 0), |held| (held.batch_epoch, held.batch_time_us)),
+        };
+        let start_offset = self.log.start_offset();
+        Ok(Some(Snapshot { purged, start_offset, batch_epoch, batch_time_us, members, members_since, state }))
+    }
+
+    /// Goes on behind a snapshot.
+    pub fn restore(&mut self, snapshot: &Snapshot, from_leader: bool) -> io::Result<()> {
+        let &Snapshot { purged, start_offset, batch_epoch, batch_time_us, ref members, members_since, ref state } = snapshot;
+        let Purged { term, index, next_offset, .. } = purged;
+        match &self.host {
+            Host::Partition(producers) => lock(producers).restore(state)?,
+            Host::Control(machine) => machine.restore(state).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?,
+        }
+        self.end = index + 1;
+        self.members.restart(members_since, members.clone());
+        self.log.raise_start_offset(start_offset);
+        self.raise_high_watermark(next_offset);
+        let begin = self.log.start_offset();
+        self.start_offset.send_if_modified(|held| std::mem::replace(held, begin) != begin);
+        let filled_up = self.applied.borrow().filled_up + u64::from(from_leader);
+        self.applied.send_replace(Applied { index, term, batch_epoch, append_time_us: batch_time_us, filled_up });
+        Ok(())
     }
 }
 
-/// About what an entry takes in the log.
-fn entry_bytes(entry: &EntryOf<Types>) -> u64 {
-    let batch = match &entry.payload {
-        EntryPayload::Normal(proposal) => proposal.batch.map_or(0, |batch| u64::try_from(batch.length).unwrap_or(0)),
-        _ => 0,
-    };
-    batch + ENTRY_BYTES
+fn last_offset(batch: &BatchHeader) -> i64 {
+    batch.base_offset + i64::from(batch.last_offset_delta)
 }
 
-/// A snapshot that only has to become durable.
-pub(crate) struct Builder {
-    past: Option<io::Result<GroupSnapshot>>,
-    snapshots: Snapshots,
-}
-
-impl RaftSnapshotBuilder<Types> for Builder {
-    type SnapshotData = Past;
-
-    async fn build_snapshot(&mut self) -> Result<GroupSnapshot, io::Error> {
-        let nothing = || Err(io::Error::other("nothing has been purged that a snapshot could stand for"));
-        let snapshot = self.past.take().unwrap_or_else(nothing)?;
-        self.snapshots.save(&snapshot).await?;
-        Ok(snapshot)
-    }
+/// Of an entry that was read whole for its payload.
+fn head(entry: &LogEntry) -> EntryHead {
+    let &LogEntry { kind, term, index, append_time_us, .. } = entry;
+    EntryHead { kind, term, index, append_time_us, batch: None, start_offset: None }
 }

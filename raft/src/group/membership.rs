@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use openraft::rt::watch::WatchReceiver as _;
-use openraft::type_config::alias::LogIdOf;
-use openraft::{ChangeMembers, EmptyNode};
-
-use super::{Group, Types};
+use super::proposal::Refusal;
+use super::waiting::Answering;
+use super::{Group, View};
 use crate::NodeId;
+use crate::consensus::Core;
+use crate::consensus::members::Members;
 
 /// A learner at most this many entries, and about this many bytes, behind may vote: what is in flight to any follower under load. The first
 /// commits with its vote shall not wait for a backlog.
@@ -60,30 +60,39 @@ pub struct Behind {
 
 impl Group {
     pub fn membership(&self) -> Membership {
-        let server = self.raft().server_metrics();
-        let server = server.borrow_watched();
-        let effective = server.membership_config.membership();
-        Membership {
-            voters: effective.voter_ids().collect(),
-            learners: effective.learner_ids().collect(),
-            joint: effective.get_joint_config().len() > 1,
-            committed: server.membership_config.log_id() == server.committed_membership_config.log_id(),
-        }
+        self.look(|core, _| {
+            let (members, since) = (core.members(), core.history().since());
+            Membership {
+                voters: members.voters(),
+                learners: members.learners().clone(),
+                joint: members.is_joint(),
+                committed: since.is_none_or(|since| since < core.committed_end()),
+            }
+        })
     }
 
     /// On the leader: what each other member lacks.
     pub fn behind(&self) -> BTreeMap<NodeId, Behind> {
-        let metrics = self.raft().metrics();
-        let metrics = metrics.borrow_watched();
-        let end = metrics.last_log_index.map_or(0, |index| index + 1);
-        let size = self.log().size_bytes();
-        let behind = |matched: &Option<LogIdOf<Types>>| {
-            let next = matched.as_ref().map_or(0, |id| id.index + 1);
+        self.look(|core, _| self.behind_of(core))
+    }
+
+    fn behind_of(&self, core: &Core) -> BTreeMap<NodeId, Behind> {
+        let (end, size) = (self.log().indexes().end, self.log().size_bytes());
+        let behind = |next: u64| {
             let entries = end.saturating_sub(next);
             let bytes = u128::from(size) * u128::from(entries) / u128::from(end.max(1));
             Behind { next, entries, bytes: u64::try_from(bytes).unwrap_or(u64::MAX) }
         };
-        metrics.replication.iter().flatten().map(|(node, matched)| (*node, behind(matched))).collect()
+        core.lead().into_iter().flat_map(|lead| lead.matched()).map(|(node, next)| (node, behind(next))).collect()
+    }
+
+    /// Voters whose log is at most `entries_max` behind; on a follower, all voters.
+    pub fn in_sync(&self, entries_max: u64) -> Vec<NodeId> {
+        self.look(|core, _| {
+            let (behind, leads) = (self.behind_of(core), core.lead().is_some());
+            let near = |node: &NodeId| *node == core.id() || behind.get(node).is_some_and(|behind| behind.entries <= entries_max);
+            core.members().voters().into_iter().filter(|node| !leads || near(node)).collect()
+        })
     }
 
     /// Leads the group to these voters and learners and returns once a majority of the new voters has committed that. New voters are learners
@@ -101,22 +110,21 @@ impl Group {
                 return Ok(());
             }
             if !now.voters.contains(&self.node_id()) && !now.learners.contains(&self.node_id()) {
-                // Voted out, it leads on for a moment. openraft takes a further change from it for a bug, and ends: its successor goes on.
+                // Voted out, it leads on for a moment: its successor goes on.
                 return Err(ReconfigureError::NotLeader);
             }
             match next_step(&now, voters, learners) {
-                Some(change) if !self.must_wait(&change, &now) => self.change(change).await?,
+                Some(step) if !self.must_wait(&step, &now) => self.change(step).await?,
                 _ => tokio::time::sleep(LOOK_AGAIN).await,
             }
         }
     }
 
     /// Those who are to vote must have caught up.
-    fn must_wait(&self, change: &ChangeMembers<NodeId, EmptyNode>, now: &Membership) -> bool {
-        let ChangeMembers::ReplaceAllVoters(voters) = change else { return false };
-        let behind = self.behind();
+    fn must_wait(&self, step: &Step, now: &Membership) -> bool {
+        let Step::Voters(voters) = step else { return false };
         // Of a short log even a dead node lacks little: it must have taken the entry that made it a learner.
-        let taught_at = self.raft().server_metrics().borrow_watched().membership_config.log_id().as_ref().map_or(0, |id| id.index);
+        let (behind, taught_at) = self.look(|core, _| (self.behind_of(core), core.history().since().unwrap_or(0)));
         let near = |node: &NodeId| {
             behind.get(node).is_some_and(|behind| {
                 behind.next > taught_at && behind.entries <= CAUGHT_UP_ENTRIES_MAX && behind.bytes <= CAUGHT_UP_BYTES_MAX
@@ -125,38 +133,78 @@ impl Group {
         !voters.difference(&now.voters).all(near)
     }
 
-    async fn change(&self, change: ChangeMembers<NodeId, EmptyNode>) -> Result<(), ReconfigureError> {
-        self.confirm_if_slept().await;
-        match self.raft().change_membership(change, false).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.forward_to_leader().is_some() => Err(ReconfigureError::NotLeader),
-            Err(error) => Err(ReconfigureError::Refused(error.to_string())),
+    async fn change(&self, step: Step) -> Result<(), ReconfigureError> {
+        let (answering, outcome) = Answering::new(None);
+        let inner = &self.inner;
+        inner.turn(|core, view: &View<'_>| {
+            let members = step.applied_to(core.members());
+            match core.propose_members(&members, view) {
+                Ok(entry) => inner.append_for(core, entry, answering),
+                Err(refused) => answering.answer(Err(Refusal::NotLeader { leader: refused.leader })),
+            }
+        });
+        match outcome.await {
+            Ok(Ok(_)) => Ok(()),
+            // Not in this term yet, or another change is still to be committed.
+            Ok(Err(Refusal::NotLeader { .. })) if self.leadership().borrow().is_leader => {
+                tokio::time::sleep(LOOK_AGAIN).await;
+                Ok(())
+            }
+            Ok(Err(Refusal::NotLeader { .. })) => Err(ReconfigureError::NotLeader),
+            Ok(Err(Refusal::Unknown)) => Err(ReconfigureError::Refused("another leads by now".to_owned())),
+            Ok(Err(Refusal::Stopped(reason))) => Err(ReconfigureError::Refused(reason)),
+            Err(_) => Err(ReconfigureError::Refused("the group has stopped".to_owned())),
+        }
+    }
+}
+
+/// One entry that changes who is in a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Step {
+    Forget(BTreeSet<NodeId>),
+    Teach(BTreeSet<NodeId>),
+    /// Both the voters and these must agree from then on.
+    Voters(BTreeSet<NodeId>),
+    /// The newer voters alone.
+    Finish,
+}
+
+impl Step {
+    fn applied_to(&self, members: &Members) -> Members {
+        let (sets, learners) = (members.sets().to_vec(), members.learners().clone());
+        match self {
+            Step::Forget(gone) => Members::of(sets, learners.difference(gone).copied().collect()),
+            Step::Teach(new) => Members::of(sets, learners.union(new).copied().collect()),
+            Step::Voters(voters) => {
+                let learners = learners.difference(voters).copied().collect();
+                Members::of(sets.into_iter().take(1).chain([voters.clone()]).collect(), learners)
+            }
+            Step::Finish => Members::of(sets.into_iter().skip(usize::from(members.is_joint())).collect(), learners),
         }
     }
 }
 
 /// What to change next; None while the last change is not committed, which the leader does by itself.
-fn next_step(now: &Membership, voters: &BTreeSet<NodeId>, learners: &BTreeSet<NodeId>) -> Option<ChangeMembers<NodeId, EmptyNode>> {
+fn next_step(now: &Membership, voters: &BTreeSet<NodeId>, learners: &BTreeSet<NodeId>) -> Option<Step> {
     if !now.committed {
         return None;
     }
-    let held: BTreeSet<NodeId> = now.voters.union(&now.learners).copied().collect();
-    let strangers: BTreeSet<NodeId> =
-        now.learners.iter().filter(|node| !voters.contains(node) && !learners.contains(node)).copied().collect();
-    let missing: BTreeMap<NodeId, EmptyNode> =
-        voters.union(learners).filter(|node| !held.contains(node)).map(|node| (*node, EmptyNode {})).collect();
-    if !strangers.is_empty() && !now.joint {
-        return Some(ChangeMembers::RemoveNodes(strangers));
-    }
-    if !missing.is_empty() && !now.joint {
-        return Some(ChangeMembers::AddNodes(missing));
-    }
     if now.joint {
         // Whatever was begun is finished first: that needs nobody new, and from there on there is one way.
-        return Some(ChangeMembers::AddVoterIds(BTreeSet::new()));
+        return Some(Step::Finish);
+    }
+    let strangers: BTreeSet<NodeId> =
+        now.learners.iter().filter(|node| !voters.contains(node) && !learners.contains(node)).copied().collect();
+    if !strangers.is_empty() {
+        return Some(Step::Forget(strangers));
+    }
+    let missing: BTreeSet<NodeId> =
+        voters.union(learners).filter(|node| !now.voters.contains(node) && !now.learners.contains(node)).copied().collect();
+    if !missing.is_empty() {
+        return Some(Step::Teach(missing));
     }
     // A voter that becomes a learner leaves first and is added again.
-    Some(ChangeMembers::ReplaceAllVoters(voters.clone()))
+    Some(Step::Voters(voters.clone()))
 }
 
 #[cfg(test)]
@@ -173,25 +221,24 @@ mod tests {
         while !now.is_settled_on(voters, learners) {
             assert!(steps.len() < 10, "{steps:?}");
             match next_step(&now, voters, learners).expect("a step") {
-                ChangeMembers::RemoveNodes(gone) => {
+                Step::Forget(gone) => {
                     steps.push(format!("forget {gone:?}"));
                     now.learners.retain(|node| !gone.contains(node));
                 }
-                ChangeMembers::AddNodes(new) => {
-                    steps.push(format!("teach {:?}", new.keys()));
-                    now.learners.extend(new.keys());
+                Step::Teach(new) => {
+                    steps.push(format!("teach {new:?}"));
+                    now.learners.extend(new);
                 }
-                ChangeMembers::ReplaceAllVoters(new) => {
+                Step::Voters(new) => {
                     assert!(new.iter().all(|node| now.voters.contains(node) || now.learners.contains(node)), "a stranger votes");
                     steps.push(format!("voters {new:?}"));
                     now.learners.retain(|node| !new.contains(node));
-                    now.voters = new;
+                    (now.voters, now.joint) = (new, true);
                 }
-                ChangeMembers::AddVoterIds(_) => {
+                Step::Finish => {
                     steps.push("finish".to_owned());
                     now.joint = false;
                 }
-                other => panic!("{other:?}"),
             }
         }
         steps
@@ -200,7 +247,7 @@ mod tests {
     #[test]
     fn a_new_voter_is_a_learner_first() {
         let now = Membership { voters: set([1, 2, 3]), committed: true, ..Membership::default() };
-        assert_eq!(path(now, &set([1, 2, 4]), &set([])), ["teach [4]", "voters {1, 2, 4}"]);
+        assert_eq!(path(now, &set([1, 2, 4]), &set([])), ["teach {4}", "voters {1, 2, 4}", "finish"]);
     }
 
     #[test]
@@ -212,7 +259,7 @@ mod tests {
     #[test]
     fn what_another_leader_began_is_finished_before_the_way_back() {
         let now = Membership { voters: set([1, 2, 3, 4]), joint: true, committed: true, ..Membership::default() };
-        assert_eq!(path(now, &set([1, 2, 3]), &set([])), ["finish", "voters {1, 2, 3}"]);
+        assert_eq!(path(now, &set([1, 2, 3]), &set([])), ["finish", "voters {1, 2, 3}", "finish"]);
     }
 
     #[test]
@@ -224,6 +271,6 @@ mod tests {
     #[test]
     fn a_voter_that_shall_only_listen_leaves_and_is_taught_again() {
         let now = Membership { voters: set([1, 2, 3]), committed: true, ..Membership::default() };
-        assert_eq!(path(now, &set([1, 2]), &set([3])), ["voters {1, 2}", "teach [3]"]);
+        assert_eq!(path(now, &set([1, 2]), &set([3])), ["voters {1, 2}", "finish", "teach {3}"]);
     }
 }

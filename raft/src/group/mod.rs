@@ -1,44 +1,40 @@
-//! One Raft group on one node: openraft over our [`Log`], with what the rest of the crate watches and asks of it.
+//! One Raft group on one node: the core ([`crate::consensus`]) over one [`Log`], with what the rest of the crate watches and asks of it.
 //!
-//! [`storage`] gives openraft the log, [`machine`] receives what is committed, [`network`] carries its calls to the peers,
-//! [`membership`] changes who they are. A group at rest sleeps ([`quiesce`]) and is bound by what it promised ([`rest`]); [`incoming`] bounds
-//! what waits for it.
+//! [`turn`] tells the core what happens and carries out what follows, looking at the node through [`ground`]; [`feed`] sends followers the log,
+//! [`asked`] is what peers ask, [`machine`] receives what is committed, [`membership`] and [`transfer`] change who is in it and who leads. A
+//! group has no task of its own: whoever brings news does the work, and [`clock`] calls those that wait for a moment.
 
+mod asked;
 mod checkpoint;
+pub(crate) mod clock;
 pub(crate) mod farewell;
-mod forming;
+mod feed;
+mod ground;
 pub(crate) mod incoming;
 pub(crate) mod machine;
 pub(crate) mod membership;
-pub(crate) mod network;
-mod observer;
 mod proposal;
-pub(crate) mod quiesce;
-pub(crate) mod rest;
 pub(crate) mod snapshot;
-pub(crate) mod storage;
 mod transfer;
+mod turn;
+pub(crate) mod votes;
 mod waiting;
 
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use openraft::ServerState;
-use openraft::impls::leader_id_std::LeaderId;
-use openraft::raft::ClientWriteResult;
-use openraft::rt::deterministic_rng::DeterministicRng;
-use openraft::rt::instant::Instant as _;
-use openraft::rt::watch::WatchReceiver as _;
-use openraft_rt_tokio::TokioRuntime;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
+use tokio::runtime::Handle;
+use tokio::sync::{oneshot, watch};
 
+use crate::consensus::members::Members;
+use crate::consensus::{Core, Held, Pace, Vote};
 use crate::env::Env;
-use crate::log::{Log, LogError, LogSettings, Memory, Place, Rolling};
+use crate::log::{FrameKind, Log, LogEntry, LogError, LogPosition, LogSettings, Memory, Place, Rolling};
 use crate::node::{NodeError, Timing};
 use crate::partition::Leadership;
 use crate::peer::client::Peers;
@@ -46,58 +42,29 @@ use crate::peer::liveness::Liveness;
 use crate::writer::Writer;
 use crate::{GroupId, NodeId};
 use checkpoint::Checkpoints;
-use farewell::{Bound, Farewell};
+use clock::Clock;
+use farewell::Farewell;
+pub(crate) use feed::APPEND_BYTES_MAX;
+use ground::View;
 use incoming::Incoming;
 use machine::{Applied, GroupMachine, Host, Watched};
-use network::NetworkFactory;
-use observer::{Learners, Observer};
-pub(crate) use proposal::{Outcome, Proposal};
-use rest::{Awake, Rest};
+pub(crate) use proposal::{Outcome, Proposal, Proposed, Refusal};
 use snapshot::Snapshots;
-use storage::GroupStorage;
-use waiting::Answering;
+use turn::Saving;
 pub(crate) use waiting::Waiting;
+use waiting::{Answering, Proposers};
 
 /// One attempt to send a follower the snapshot from which its log begins anew.
-const INSTALL_DEADLINE_MS: u64 = 10_000;
-/// Entries and bytes of one AppendEntries; several are in flight per follower.
-const APPEND_ENTRIES_MAX: u64 = 512;
-pub(crate) const APPEND_BYTES_MAX: usize = 1 << 20;
-/// How long an openraft call to a peer that cannot be reached waits before the next.
-pub(crate) const BACKOFF: Duration = Duration::from_millis(100);
-
-/// Every group of Meridian, partitions and controller alike. Its randomness is seeded from [`crate::env::Random`].
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Types;
-
-/// Written out, because `declare_raft_types` takes no responder of one's own.
-impl openraft::RaftTypeConfig for Types {
-    type D = Proposal;
-    type R = Outcome;
-    type NodeId = u64;
-    type Node = openraft::EmptyNode;
-    type Term = u64;
-    type LeaderId = LeaderId<u64, u64>;
-    type Vote = openraft::impls::Vote<Self::LeaderId>;
-    type Payload = openraft::EntryPayload<Self::D, Self::NodeId, Self::Node>;
-    type Entry = openraft::Entry<<Self::LeaderId as openraft::vote::RaftLeaderId>::Committed, Self::Payload>;
-    type AsyncRuntime = Runtime;
-    type Responder<T>
-        = Answering<T>
-    where
-        T: openraft::OptionalSend + 'static;
-    type Batch<T>
-        = openraft::impls::InlineBatch<T>
-    where
-        T: openraft::OptionalSend + 'static;
-    type ErrorSource = openraft::impls::BoxedErrorSource;
-}
-
-pub(crate) type Raft = openraft::Raft<Types, GroupMachine>;
-pub(crate) type Runtime = DeterministicRng<TokioRuntime>;
-
-/// A proposal on its way to openraft.
-pub(crate) type Submission = (Proposal, Answering<ClientWriteResult<Types>>);
+const INSTALL_DEADLINE: Duration = Duration::from_secs(10);
+/// A vote, or an offer of the lead.
+const CALL_DEADLINE: Duration = Duration::from_secs(1);
+/// A follower hears of a commit with the next entries, or so much later. Nobody waits for a follower's high watermark: clients read from
+/// leaders, and a new leader commits an entry of its own before it serves.
+const COMMIT_TOLD_WITHIN: Duration = Duration::from_millis(100);
+/// Between two looks at a snapshot that is being made while the group is closed.
+const PURGE_AWAITED: Duration = Duration::from_millis(1);
+/// How long the other founders of a group wait for the first of them to lead it.
+const FOUNDING_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// One running group. Cheap to clone.
 #[derive(Clone)]
@@ -105,22 +72,36 @@ pub(crate) struct Group {
     inner: Arc<Inner>,
 }
 
-struct Inner {
+pub(crate) struct Inner {
     id: GroupId,
     node_id: NodeId,
-    raft: Raft,
+    mirror: bool,
     log: Log,
+    writer: Writer,
     snapshots: Snapshots,
+    peers: Peers,
+    liveness: Liveness,
+    clock: Clock,
+    takes_part: watch::Receiver<bool>,
+    runtime: Handle,
+    // Taken in this order, where more than one is; `proposers` and `saving` behind any.
+    machine: Mutex<GroupMachine>,
+    core: Mutex<Core>,
+    proposers: Mutex<Proposers>,
+    saving: Mutex<Saving>,
+    /// As the core last said, for whoever applies.
+    committed_end: AtomicU64,
     applied: watch::Receiver<Applied>,
     high_watermark: watch::Receiver<i64>,
     start_offset: watch::Receiver<i64>,
     leadership: watch::Receiver<Leadership>,
-    leadership_told: Arc<watch::Sender<Leadership>>,
-    submissions: mpsc::UnboundedSender<Submission>,
-    rest: Arc<Rest>,
+    leadership_told: watch::Sender<Leadership>,
+    watch: LeadershipWatch,
     incoming: Incoming,
-    lease: Duration,
-    tasks: Vec<tokio::task::AbortHandle>,
+    /// One snapshot of a leader's at a time.
+    beginning: tokio::sync::Mutex<()>,
+    /// A snapshot of its own is being made.
+    purging: AtomicBool,
 }
 
 impl fmt::Debug for Group {
@@ -129,11 +110,20 @@ impl fmt::Debug for Group {
     }
 }
 
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.rest.forget();
-        self.tasks.iter().for_each(tokio::task::AbortHandle::abort);
+        self.clock.arm(self.id, None);
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Told of every change of a group's leadership.
@@ -148,7 +138,8 @@ pub(crate) struct Surroundings<'a> {
     /// False until it is certain that this node knows what it has promised.
     pub takes_part: watch::Receiver<bool>,
     pub liveness: &'a Liveness,
-    pub awake: &'a Awake,
+    pub clock: &'a Clock,
+    pub runtime: &'a Handle,
     pub node_id: NodeId,
     pub timing: Timing,
     pub watch: LeadershipWatch,
@@ -158,7 +149,7 @@ pub(crate) struct Surroundings<'a> {
 pub(crate) struct Plan {
     pub id: GroupId,
     pub directory: std::path::PathBuf,
-    /// Who forms the group where its log is empty. Nobody: the group exists, and this replica joins it when its leader says so.
+    /// Who founds the group where its log is empty. Nobody: the group exists, and this replica joins it when its leader says so.
     pub voters: Vec<NodeId>,
     pub rolling: Rolling,
     pub host: Host,
@@ -166,104 +157,108 @@ pub(crate) struct Plan {
     pub mirror: bool,
 }
 
-fn config(timing: Timing, id: GroupId) -> Result<openraft::Config, NodeError> {
-    let config = openraft::Config {
-        cluster_name: format!("{}-{}", id.topic, id.partition),
-        heartbeat_interval: timing.heartbeat_ms,
-        election_timeout_min: timing.election_min_ms,
-        election_timeout_max: timing.election_max_ms,
-        // openraft's own would also silence a leader that has slept; `node::quiesce` does it for leaders that are awake.
-        quorum_loss_probe_interval: None,
-        max_payload_entries: APPEND_ENTRIES_MAX,
-        // The log is the data: a snapshot stands for what retention let go of, and is made when it does.
-        max_in_snapshot_log_to_keep: 0,
-        install_snapshot_timeout: INSTALL_DEADLINE_MS,
-        snapshot_policy: openraft::SnapshotPolicy::Never,
-        enable_pre_vote: Some(true),
-        enable_leader_restore: Some(false),
-        // A follower that comes back with an older or empty disk is sent what it lacks; otherwise openraft stops the *leader* by a panic.
-        allow_log_reversion: Some(true),
-        // Rings for figures of each entry's way, which are compiled out; by default 144 KiB a replica, 30 of them resident.
-        log_stage_capacity: Some(1),
-        ..openraft::Config::default()
-    };
-    config.validate().map_err(|error| NodeError::Raft(error.to_string()))
+fn unreadable(log: &Log, error: &std::io::Error) -> NodeError {
+    NodeError::Log(LogError::Unreadable(log.damage().unwrap_or_else(|| error.to_string())))
+}
+
+/// The first entry of every log of a group: all founders write the same.
+pub(crate) fn founding(voters: &[NodeId]) -> std::io::Result<LogEntry> {
+    let payload = serde_json::to_vec(&Members::founded_by(voters.iter().copied()))?.into();
+    Ok(LogEntry { kind: FrameKind::Membership, term: 0, index: 0, append_time_us: 0, payload })
+}
+
+/// The founding alone is in this log, or nothing.
+pub(crate) fn has_begun(last: Option<LogPosition>) -> bool {
+    last.is_some_and(|last| last.term > 0)
 }
 
 impl Group {
-    /// Recovers the log, starts openraft on it, and forms the group where that has never happened.
-    pub async fn start(around: Surroundings<'_>, plan: Plan) -> Result<Group, NodeError> {
+    /// Recovers the log, applies what is known to be committed, and founds the group where that has never happened.
+    pub fn start(around: Surroundings<'_>, plan: Plan) -> Result<Group, NodeError> {
         let Plan { id, directory, voters, rolling, host, mirror } = plan;
-        let snapshots = Snapshots::new(id, around.writer.clone());
+        let Surroundings { env, writer, memory, .. } = around;
+        let snapshots = Snapshots::new(id, writer.clone());
         let purged = snapshots.purged()?;
-        let place = Place { env: around.env, writer: around.writer, memory: around.memory };
-        let log = Log::open_behind(place, &directory, LogSettings { group: id, rolling }, purged)?;
-        if !around.env.mutations().trust_damaged {
-            storage::require_whole(&log, around.writer, id)?;
+        let log = Log::open_behind(Place { env, writer, memory }, &directory, LogSettings { group: id, rolling }, purged)?;
+        if !env.mutations().trust_damaged {
+            votes::require_whole(&log, writer, id)?;
         }
-        let bound_by = Farewell::of(around.writer, id).0.filter(|farewell| log.last() < Some(*farewell));
-        let (liveness, awake, mutations) = (around.liveness.clone(), around.awake.clone(), around.env.mutations());
-        let held = storage::stored_vote(around.writer, id).map_err(NodeError::Io)?;
-        let rest = Arc::new(Rest::new(id, around.node_id, liveness, awake, mutations, bound_by, held.as_ref()));
-        let watched_log = log.clone();
-        let storage = GroupStorage::new(id, log.clone(), around.writer.clone(), snapshots.clone(), rest.clone());
-        let checkpoints = Checkpoints::new(around.env.disk.clone(), around.writer.clone(), directory, id);
+        let bound_by = Farewell::of(writer, id).0.filter(|farewell| log.last() < Some(*farewell));
+        let vote = votes::stored_vote(writer, id)?;
+        let founds = log.last().is_none() && log.purged().is_none() && bound_by.is_none() && !voters.is_empty();
+        if founds {
+            log.append(vec![founding(&voters)?], Box::new(|_| ()))?;
+        }
+        let checkpoints = Checkpoints::new(env.disk.clone(), writer.clone(), directory, id);
         let (mut machine, watched) = GroupMachine::new(host, log.clone(), snapshots.clone(), checkpoints);
-        machine.resume().map_err(|error| NodeError::Log(LogError::Unreadable(error.to_string())))?;
-        let learners = Arc::new(Learners::default());
-        let (takes_part, members) = (around.takes_part.clone(), learners.clone());
-        let network = NetworkFactory { group: id, peers: around.peers.clone(), takes_part, learners: members, rest: rest.clone() };
-        let config = Arc::new(config(around.timing, id)?);
-        let seed = around.env.random.next_u64();
-        let raft = Runtime::scope(seed, Raft::new(around.node_id, config, network, storage, machine));
-        // What it replays may be found damaged only now: the payloads of sealed segments are not verified before.
-        let raft = raft.await.map_err(|error| match watched_log.damage() {
-            Some(damage) => NodeError::Log(LogError::Unreadable(damage)),
-            None => NodeError::Raft(error.to_string()),
-        })?;
-        let (submissions, queue) = mpsc::unbounded_channel();
-        let (leadership_told, leadership) = watch::channel(Leadership::default());
-        let leadership_told = Arc::new(leadership_told);
-        let applied = watched.applied.clone();
-        let observer = Observer { id, raft: raft.clone(), node_id: around.node_id, applied, learners, mirror, watch: around.watch };
-        let patience = if voters.first() == Some(&around.node_id) { Duration::ZERO } else { forming::FORMING_PATIENCE };
-        let mut tasks = vec![tokio::spawn(observer.run(leadership_told.clone(), watched.purgeable.clone())).abort_handle()];
+        let committed_end = votes::committed_end(writer, &log)?;
+        // The payloads of closed segments are not verified before.
+        machine.resume(committed_end).map_err(|error| unreadable(&log, &error))?;
+        let held = Held { vote, members: history(&machine, &log)?, committed_end: machine.end(), bound_by };
+        let group = Group::assemble(around, (id, mirror, log, snapshots), machine, watched, held);
+        if founds && vote == Vote::default() {
+            let first = voters.first() == Some(&group.inner.node_id);
+            group.inner.turn(|core, view| core.founded(first, FOUNDING_PATIENCE, view));
+        } else {
+            group.inner.turn(|_, _| ());
+        }
         if bound_by.is_some() {
-            let (raft, rest, log, applied) = (raft.clone(), rest.clone(), log.clone(), watched.applied.clone());
-            let bound = Bound { group: id, log, raft, rest, writer: around.writer.clone(), applied };
-            tasks.push(tokio::spawn(bound.keep_word()).abort_handle());
+            farewell::keep_word(&group);
         }
-        if !voters.is_empty() {
-            let form = forming::form(raft.clone(), voters.into_iter().collect(), patience, around.takes_part);
-            tasks.push(tokio::spawn(Runtime::scope(seed ^ 1, form)).abort_handle());
-        }
-        let lease = around.liveness.spans().lease;
-        let Watched { applied, high_watermark, start_offset, .. } = watched;
-        let make = |weak: &Weak<Inner>| {
-            tasks.push(tokio::spawn(propose(weak.clone(), queue)).abort_handle());
-            Inner {
-                id,
-                node_id: around.node_id,
-                raft,
-                log,
-                snapshots,
-                applied,
-                high_watermark,
-                start_offset,
-                leadership,
-                leadership_told,
-                submissions,
-                rest,
-                incoming: Incoming::default(),
-                lease,
-                tasks,
-            }
-        };
-        Ok(Group { inner: Arc::new_cyclic(make) })
+        Ok(group)
     }
 
-    pub fn raft(&self) -> &Raft {
-        &self.inner.raft
+    fn assemble(
+        around: Surroundings<'_>,
+        (id, mirror, log, snapshots): (GroupId, bool, Log, Snapshots),
+        machine: GroupMachine,
+        watched: Watched,
+        held: Held,
+    ) -> Group {
+        let (leadership_told, leadership) = watch::channel(Leadership::default());
+        let Watched { applied, high_watermark, start_offset } = watched;
+        let ms = Duration::from_millis;
+        let pace = Pace {
+            election_min: ms(around.timing.election_min_ms),
+            election_max: ms(around.timing.election_max_ms),
+            spans: around.liveness.spans(),
+            // The controller's commands take effect on every node, and their proposers wait for that.
+            commit_told_within: if id == GroupId::CONTROLLER { Duration::ZERO } else { COMMIT_TOLD_WITHIN },
+        };
+        let committed_end = AtomicU64::new(held.committed_end);
+        let core = Core::new(around.node_id, pace, held, around.env.random.next_u64(), tokio::time::Instant::now());
+        let inner = Inner {
+            id,
+            node_id: around.node_id,
+            mirror,
+            log,
+            writer: around.writer.clone(),
+            snapshots,
+            peers: around.peers.clone(),
+            liveness: around.liveness.clone(),
+            clock: around.clock.clone(),
+            takes_part: around.takes_part,
+            runtime: around.runtime.clone(),
+            machine: Mutex::new(machine),
+            core: Mutex::new(core),
+            proposers: Mutex::default(),
+            saving: Mutex::default(),
+            committed_end,
+            applied,
+            high_watermark,
+            start_offset,
+            leadership,
+            leadership_told,
+            watch: around.watch,
+            incoming: Incoming::default(),
+            beginning: tokio::sync::Mutex::default(),
+            purging: AtomicBool::new(false),
+        };
+        Group { inner: Arc::new(inner) }
+    }
+
+    pub fn id(&self) -> GroupId {
+        self.inner.id
     }
     pub fn node_id(&self) -> NodeId {
         self.inner.node_id
@@ -271,10 +266,17 @@ impl Group {
     pub fn log(&self) -> &Log {
         &self.inner.log
     }
-    /// Nor has an earlier replica here.
+    pub fn incoming(&self) -> &Incoming {
+        &self.inner.incoming
+    }
+    fn downgrade(&self) -> Weak<Inner> {
+        Arc::downgrade(&self.inner)
+    }
+
+    /// Nor has an earlier replica here: at most it knows who founded it.
     pub fn has_held_nothing(&self) -> bool {
         let log = self.log();
-        log.last().is_none() && log.purged().is_none() && self.snapshot().is_none() && self.inner.rest.bound_by().is_none()
+        !has_begun(log.last()) && log.purged().is_none() && self.snapshot().is_none() && self.bound_by().is_none()
     }
     /// What stands for the purged part of the log, if anything has been purged.
     pub fn snapshot(&self) -> Option<Bytes> {
@@ -292,56 +294,62 @@ impl Group {
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.inner.leadership.clone()
     }
+
+    fn look<T>(&self, question: impl FnOnce(&Core, &View<'_>) -> T) -> T {
+        question(&lock(&self.inner.core), &View(&self.inner))
+    }
+
+    pub fn bound_by(&self) -> Option<LogPosition> {
+        self.look(|core, _| core.bound_by())
+    }
+    pub fn members(&self) -> Members {
+        self.look(|core, _| core.members().clone())
+    }
+    /// Nothing is waited for in it.
+    #[cfg(feature = "sim")]
+    pub fn is_asleep(&self) -> bool {
+        !self.inner.clock.waits(self.inner.id)
+    }
+
+    /// For transcripts; None where it has ended.
+    #[cfg(feature = "sim")]
+    pub fn observed(&self) -> Option<(crate::partition::Role, Vote, Members)> {
+        use crate::consensus::Role as Part;
+        use crate::partition::Role;
+        self.look(|core, _| {
+            let role = match core.role() {
+                _ if core.failure().is_some() => return None,
+                Part::Leader(_) => Role::Leader,
+                Part::Candidate(canvass) if !canvass.pre => Role::Candidate,
+                _ if core.members().is_voter(core.id()) => Role::Follower,
+                _ => Role::Learner,
+            };
+            Some((role, core.vote(), core.members().clone()))
+        })
+    }
+
     /// The term in which this node leads and has committed an entry; None where it does not.
     pub fn leading_term(&self) -> Option<u64> {
-        if !self.inner.leadership.borrow().is_leader {
-            return None;
-        }
-        let server = self.inner.raft.server_metrics();
-        let server = server.borrow_watched();
-        (server.state == ServerState::Leader && server.current_leader == Some(self.inner.node_id)).then(|| server.vote.leader_id().term)
+        let is_leader = self.inner.leadership.borrow().is_leader;
+        self.look(|core, _| core.lead().map(|_| core.vote().term)).filter(|_| is_leader)
     }
 
-    /// Queues a proposal; proposals are appended in the order of the calls. The receiver fails when the group stops. `waiting` is let go of when
-    /// the group has answered.
-    pub fn submit(&self, proposal: Proposal, waiting: Option<Waiting>) -> oneshot::Receiver<ClientWriteResult<Types>> {
-        let (responder, outcome) = Answering::new(waiting);
-        // A stopped group drops the responder, which the receiver reports.
-        let _ = self.inner.submissions.send((proposal, responder));
-        outcome
-    }
-
-    pub fn incoming(&self) -> &Incoming {
-        &self.inner.incoming
-    }
-    pub fn id(&self) -> GroupId {
-        self.inner.id
-    }
-
-    /// This node leads and a majority has confirmed so within the lease, in answer to appends or, while the group sleeps, to pulses.
+    /// This node leads and a majority has confirmed so within the lease.
     pub fn holds_lease(&self) -> bool {
-        if !self.inner.leadership.borrow().is_leader {
-            return false;
-        }
-        let term = self.vote().leader_id().term;
-        // Whoever was offered the leadership may have been elected within the lease, by voters that were told not to wait for its end.
-        if self.inner.rest.has_voted_after(term) || self.inner.rest.was_released(term) {
-            return false;
-        }
-        let server = self.inner.raft.server_metrics();
-        let server = server.borrow_watched();
-        let membership = server.membership_config.membership();
-        // A leader that is voted out leads on for a moment, and its successor does not wait for its lease either.
-        let stays = membership.voter_ids().any(|voter| voter == self.inner.node_id);
-        // openraft counts no acknowledgements where there is nobody to ask.
-        let alone = membership.voter_ids().eq([self.inner.node_id]);
-        stays && (alone || self.confirmed(term).is_some_and(|at| at.elapsed() < self.inner.lease))
+        self.inner.leadership.borrow().is_leader && self.look(|core, view| core.holds_lease(view))
     }
 
-    /// The latest moment at which a majority followed this leader.
-    fn confirmed(&self, term: u64) -> Option<Instant> {
-        let appends = self.inner.raft.as_leader().ok().and_then(|leader| leader.last_quorum_acked());
-        appends.and_then(|at| Instant::now().checked_sub(at.elapsed())).max(self.inner.rest.pulses_confirmed(term))
+    /// Appends a proposal, in the order of the calls. The receiver fails when the group stops. `waiting` is let go of when the group has
+    /// answered.
+    pub fn submit(&self, proposal: Proposal, waiting: Option<Waiting>) -> oneshot::Receiver<Proposed> {
+        let Proposal { kind, append_time_us, payload, judged_in } = proposal;
+        let (answering, outcome) = Answering::new(waiting);
+        let inner = &self.inner;
+        inner.turn_unapplied(|core, view| match core.propose(kind, append_time_us, payload, judged_in, view) {
+            Ok(entry) => inner.append_for(core, entry, answering),
+            Err(refused) => answering.answer(Err(Refusal::NotLeader { leader: refused.leader })),
+        });
+        outcome
     }
 
     /// Why the group cannot go on, if it cannot: a failed disk, or a bug. Damage is no failure: it is repaired.
@@ -349,34 +357,53 @@ impl Group {
         if self.inner.id != GroupId::CONTROLLER && self.inner.log.damage().is_some() {
             return None;
         }
-        self.inner.raft.metrics().borrow_watched().running_state.as_ref().err().map(ToString::to_string)
+        self.look(|core, _| core.failure().map(str::to_owned))
     }
 
-    /// Voters whose log is at most `entries_max` behind; on a follower, all voters.
-    pub fn in_sync(&self, entries_max: u64) -> Vec<NodeId> {
-        let metrics = self.inner.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let voters = metrics.membership_config.membership().voter_ids();
-        let last = metrics.last_log_index.unwrap_or(0);
-        match &metrics.replication {
-            None => voters.collect(),
-            Some(matched) => {
-                let near = |node: &NodeId| {
-                    *node == self.inner.node_id
-                        || matched.get(node).is_some_and(|id| id.as_ref().is_some_and(|id| id.index + entries_max >= last))
-                };
-                voters.filter(near).collect()
+    /// Time has passed.
+    pub fn tick(&self) {
+        self.inner.turn(|core, view| core.tick(view));
+    }
+
+    /// There is a connection to that node, or another promise of it: where it is a follower, it is sent something to answer.
+    pub fn greet(&self, node: NodeId) {
+        self.inner.turn(|core, view| core.contact(node, view));
+    }
+
+    /// Whether a majority follows it still.
+    pub fn mind_quorum(&self) {
+        self.inner.turn(|core, view| core.mind_quorum(view));
+    }
+
+    /// The node of its leader is gone, if it is that one; where so, this replica stands after `patience`.
+    pub fn orphaned_by(&self, lost: NodeId, patience: Duration) -> bool {
+        self.inner.turn(|core, view| core.was_orphaned(lost, patience, view))
+    }
+
+    /// That node says that it leads no more in any term up to this one.
+    pub fn released_by(&self, leader: NodeId, term: u64, patience: Duration) {
+        self.inner.turn(|core, view| {
+            let vote = core.vote();
+            if vote.node == leader && vote.term <= term {
+                core.was_released(vote.term, patience, view);
             }
-        }
+        });
     }
 
-    /// Has a snapshot made where whole segments are needed no more: of a partition those before its start, of the controller all but the last.
-    pub async fn purge_leftovers(&self) {
+    /// The last term in which this node may have led and leads no more.
+    pub fn led_no_more_up_to(&self) -> u64 {
+        self.look(|core, _| {
+            let vote = core.vote();
+            if vote.node == core.id() && core.lead().is_some() { vote.term.saturating_sub(1) } else { vote.term }
+        })
+    }
+
+    /// Lets go of segments that are needed no more: of a partition those before its start, of the controller all but the last.
+    pub fn purge_leftovers(&self) {
         let (log, applied) = (self.log(), self.inner.applied.borrow().index);
         let point = if self.id() == GroupId::CONTROLLER { log.cut_point(applied) } else { log.purge_point(applied) };
         if matches!(point, Ok(Some(_))) {
-            // A group that has stopped needs no purge.
-            let _ = self.inner.raft.trigger().snapshot().await;
+            self.inner.purge_soon();
         }
     }
 
@@ -385,33 +412,71 @@ impl Group {
     }
 
     async fn end(&self) {
-        self.inner.rest.forsake(&self.vote());
-        fn save(machine: &mut GroupMachine) -> BoxFuture<'_, ()> {
-            machine.save_checkpoint(true);
-            std::future::ready(()).boxed()
+        let inner = &self.inner;
+        lock(&inner.machine).save_checkpoint(true);
+        inner.turn_unapplied(|core, view| core.stop(view));
+        // What is being let go of is let go of first: nothing of the group is written behind this.
+        drop(inner.beginning.lock().await);
+        while inner.purging.swap(true, Ordering::SeqCst) {
+            tokio::time::sleep(PURGE_AWAITED).await;
         }
-        if let Err(error) = self.inner.raft.with_state_machine(save).await {
-            tracing::debug!(group = ?self.inner.id, %error, "the next start applies more of the log");
+        if let Err(error) = inner.log.cover() {
+            tracing::debug!(group = ?inner.id, %error, "the next start reads more of the log");
         }
-        if let Err(error) = self.inner.raft.shutdown().await {
-            tracing::warn!(group = ?self.inner.id, %error, "a Raft task ended badly");
-        }
-        if let Err(error) = self.inner.log.cover() {
-            tracing::debug!(group = ?self.inner.id, %error, "the next start reads more of the log");
-        }
-        self.inner.tasks.iter().for_each(tokio::task::AbortHandle::abort);
+        // What was queued is behind us when this is.
+        inner.writer.flushed().await;
         // Whoever still holds this group must not take it for a leader.
-        self.inner.leadership_told.send_replace(Leadership::default());
+        inner.leadership_told.send_replace(Leadership::default());
+        (inner.watch)(inner.id, Leadership::default());
     }
 }
 
-/// Hands proposals over in order; openraft itself makes entries of all that wait. A group that sleeps is woken first.
-async fn propose(group: Weak<Inner>, mut queue: mpsc::UnboundedReceiver<Submission>) {
-    while let Some((proposal, responder)) = queue.recv().await {
-        let Some(inner) = group.upgrade() else { return };
-        Group { inner: inner.clone() }.confirm_if_slept().await;
-        if inner.raft.client_write_ff(proposal, Some(responder)).await.is_err() {
-            break;
+/// The memberships of a log: those applied, and those behind.
+fn history(machine: &GroupMachine, log: &Log) -> Result<crate::consensus::members::History, NodeError> {
+    let mut history = machine.members().clone();
+    let end = log.indexes().end;
+    for head in log.heads(machine.end()..end).map_err(|error| unreadable(log, &error))? {
+        if head.kind == FrameKind::Membership {
+            let entry = log.entries(head.index..head.index + 1, usize::MAX).map_err(|error| unreadable(log, &error))?.pop();
+            let payload = entry.map(|entry| entry.payload).unwrap_or_default();
+            let members = serde_json::from_slice(&payload).map_err(|error| NodeError::Raft(error.to_string()))?;
+            history.push(head.index, members);
+        }
+    }
+    Ok(history)
+}
+
+impl Inner {
+    /// Appends as the leader; `answering` hears what comes of it.
+    fn append_for(self: &Arc<Self>, core: &mut Core, entry: LogEntry, answering: Answering) {
+        lock(&self.proposers).push(entry.index, answering);
+        self.append(core, entry);
+    }
+
+    /// Has a snapshot made of what stands before the log's start, and what it stands for let go of.
+    fn purge_soon(self: &Arc<Self>) {
+        if !self.purging.swap(true, Ordering::SeqCst) {
+            self.runtime.spawn(self.clone().purge());
+        }
+    }
+
+    async fn purge(self: Arc<Self>) {
+        let past = lock(&self.machine).past();
+        let needed_from = lock(&self.core).lead().and_then(|lead| lead.needed_from());
+        let saved = match past {
+            // A follower that keeps up is not made to begin anew.
+            Ok(Some(snapshot)) if needed_from.is_none_or(|needed| needed > snapshot.purged.index) => {
+                self.snapshots.save(&snapshot).await.map(|is_new| is_new.then_some(snapshot.purged))
+            }
+            Ok(_) => Ok(None),
+            Err(error) => Err(error),
+        };
+        self.purging.store(false, Ordering::SeqCst);
+        match saved {
+            Ok(Some(purged)) => self.log.purge(purged),
+            Ok(None) => {}
+            // A disk that fails says so elsewhere.
+            Err(error) => tracing::debug!(group = ?self.id, %error, "nothing is let go of"),
         }
     }
 }

@@ -1,48 +1,23 @@
 //! What a group is asked to append, and what it answers.
 
-use std::fmt;
-
 use bytes::Bytes;
 
-use crate::batch::BatchHeader;
+use crate::NodeId;
 use crate::log::FrameKind;
 
 /// What clients of a group propose.
-#[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Proposal {
     pub kind: FrameKind,
     /// 0 where this log's leader shall stamp it.
     pub append_time_us: i64,
-    /// Empty where only the head of a batch was read, for apply.
     pub payload: Bytes,
-    #[serde(skip)]
-    pub batch: Option<BatchHeader>,
-    /// The term in which the proposer judged it to follow on the log. Should openraft append it in another, a blank is stored in its place.
-    #[serde(skip)]
+    /// The term in which the proposer judged it to follow on the log: in another it is refused.
     pub judged_in: Option<u64>,
 }
 
-impl Proposal {
-    /// Records of clients, whose place is on disk space that others leave.
-    pub fn is_data(&self) -> bool {
-        matches!(self.kind, FrameKind::Batch | FrameKind::Mirrored)
-    }
-}
-
-impl fmt::Debug for Proposal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
-    }
-}
-
-impl fmt::Display for Proposal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} of {} bytes", self.kind, self.payload.len())
-    }
-}
-
 /// What applying an entry answers.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// Nothing to say: blanks, memberships, and mirrored batches that did not continue the log.
     Nothing,
@@ -57,8 +32,16 @@ pub(crate) enum Outcome {
     },
 }
 
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self:?}")
-    }
+/// Why there is no outcome.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// It is certain that the proposal is in no log, or has been taken back.
+    NotLeader {
+        leader: Option<NodeId>,
+    },
+    /// It may yet be committed.
+    Unknown,
+    Stopped(String),
 }
+
+pub(crate) type Proposed = Result<Outcome, Refusal>;

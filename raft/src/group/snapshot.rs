@@ -8,28 +8,28 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
 
-use super::Types;
-use super::storage::{log_id, snapshot_key};
+use super::votes::snapshot_key;
 use crate::GroupId;
-use crate::log::Purged;
+use crate::consensus::members::Members;
+use crate::log::{LogPosition, Purged};
 use crate::writer::Writer;
 
-/// The part that openraft does not look into.
+/// Stands for all entries up to `purged`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Past {
+pub(crate) struct Snapshot {
     pub purged: Purged,
     /// First offset that readers may ask for.
     pub start_offset: i64,
     /// Epoch and append time of the last batch at or before the last entry; 0 without one.
     pub batch_epoch: i32,
     pub batch_time_us: i64,
+    /// Who is in the group at that entry, and the index of the entry that said so.
+    pub members: Members,
+    pub members_since: Option<u64>,
     /// Producers of a partition, state of the controller.
     pub state: Bytes,
 }
-
-pub(crate) type GroupSnapshot = SnapshotOf<Types, Past>;
 
 /// All but the state, as stored.
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -38,48 +38,52 @@ struct Head {
     start_offset: i64,
     batch_epoch: i32,
     batch_time_us: i64,
-    membership: StoredMembershipOf<Types>,
+    members: Members,
+    members_since: Option<u64>,
 }
 
 fn malformed() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "malformed snapshot of a log's past")
 }
 
-pub(crate) fn snapshot(past: Past, membership: StoredMembershipOf<Types>) -> GroupSnapshot {
-    let last_log_id = Some(log_id(past.purged.term, past.purged.index));
-    GroupSnapshot { meta: SnapshotMetaOf::<Types> { last_log_id, last_membership: membership }, snapshot: past }
-}
-
-/// `length of the head u32, head, state`.
-pub(crate) fn encode(snapshot: &GroupSnapshot) -> io::Result<Vec<u8>> {
-    let Past { purged, start_offset, batch_epoch, batch_time_us, state } = &snapshot.snapshot;
-    let head = Head {
-        purged: *purged,
-        start_offset: *start_offset,
-        batch_epoch: *batch_epoch,
-        batch_time_us: *batch_time_us,
-        membership: snapshot.meta.last_membership.clone(),
-    };
-    let head = serde_json::to_vec(&head)?;
-    let mut bytes = u32::try_from(head.len()).map_err(io::Error::other)?.to_be_bytes().to_vec();
-    bytes.extend(head);
-    bytes.extend(state);
-    Ok(bytes)
-}
-
-pub(crate) fn decode(bytes: &Bytes) -> io::Result<GroupSnapshot> {
-    let (length, rest) = bytes.split_first_chunk::<4>().ok_or_else(malformed)?;
-    let (head, _) = rest.split_at_checked(u32::from_be_bytes(*length) as usize).ok_or_else(malformed)?;
-    let state = bytes.slice(4 + head.len()..);
-    let Head { purged, start_offset, batch_epoch, batch_time_us, membership } = serde_json::from_slice(head)?;
-    if start_offset < 0 || purged.next_offset < 0 {
-        return Err(malformed());
+impl Snapshot {
+    /// The last entry that it stands for.
+    pub fn last(&self) -> LogPosition {
+        LogPosition { term: self.purged.term, index: self.purged.index }
     }
-    Ok(snapshot(Past { purged, start_offset, batch_epoch, batch_time_us, state }, membership))
+
+    /// `length of the head u32, head, state`.
+    pub fn encode(&self) -> io::Result<Vec<u8>> {
+        let Snapshot { purged, start_offset, batch_epoch, batch_time_us, members, members_since, state } = self;
+        let head = Head {
+            purged: *purged,
+            start_offset: *start_offset,
+            batch_epoch: *batch_epoch,
+            batch_time_us: *batch_time_us,
+            members: members.clone(),
+            members_since: *members_since,
+        };
+        let head = serde_json::to_vec(&head)?;
+        let mut bytes = u32::try_from(head.len()).map_err(io::Error::other)?.to_be_bytes().to_vec();
+        bytes.extend(head);
+        bytes.extend(state);
+        Ok(bytes)
+    }
+
+    pub fn decode(bytes: &Bytes) -> io::Result<Snapshot> {
+        let (length, rest) = bytes.split_first_chunk::<4>().ok_or_else(malformed)?;
+        let (head, _) = rest.split_at_checked(u32::from_be_bytes(*length) as usize).ok_or_else(malformed)?;
+        let state = bytes.slice(4 + head.len()..);
+        let Head { purged, start_offset, batch_epoch, batch_time_us, members, members_since } = serde_json::from_slice(head)?;
+        if start_offset < 0 || purged.next_offset < 0 {
+            return Err(malformed());
+        }
+        Ok(Snapshot { purged, start_offset, batch_epoch, batch_time_us, members, members_since, state })
+    }
 }
 
 /// Where a group's snapshot is kept: the meta log, which makes it durable before anything is purged for it.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(crate) struct Snapshots {
     group: GroupId,
     writer: Writer,
@@ -91,13 +95,13 @@ impl Snapshots {
         Snapshots { group, writer, saving: Arc::default() }
     }
 
-    pub fn read(&self) -> io::Result<Option<GroupSnapshot>> {
-        self.writer.meta(snapshot_key(self.group)).map(|bytes| decode(&bytes.into())).transpose()
+    pub fn read(&self) -> io::Result<Option<Snapshot>> {
+        self.bytes().map(|bytes| Snapshot::decode(&bytes)).transpose()
     }
 
     /// The last entry that the group's log does not hold any more.
     pub fn purged(&self) -> io::Result<Option<Purged>> {
-        Ok(self.read()?.map(|snapshot| snapshot.snapshot.purged))
+        Ok(self.read()?.map(|snapshot| snapshot.purged))
     }
 
     /// As [`Snapshots::read`], undecoded.
@@ -107,11 +111,11 @@ impl Snapshots {
 
     /// Resolves once durable; true if it was new. One that is overtaken by a newer (built here, while another came from the leader) is not saved
     /// over it.
-    pub async fn save(&self, snapshot: &GroupSnapshot) -> io::Result<bool> {
-        let value = encode(snapshot)?;
+    pub async fn save(&self, snapshot: &Snapshot) -> io::Result<bool> {
+        let value = snapshot.encode()?;
         let saved = {
             let _one = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
-            if self.read()?.is_some_and(|held| held.snapshot.purged.index >= snapshot.snapshot.purged.index) {
+            if self.read()?.is_some_and(|held| held.purged.index >= snapshot.purged.index) {
                 return Ok(false);
             }
             self.writer.save_meta(snapshot_key(self.group), Some(value))

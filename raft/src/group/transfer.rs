@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use openraft::rt::watch::WatchReceiver as _;
 
 use super::Group;
 use crate::NodeId;
@@ -20,16 +19,10 @@ impl Group {
         if !self.leadership().borrow().is_leader {
             return true;
         }
-        let successor = {
-            let metrics = self.inner.raft.metrics();
-            let metrics = metrics.borrow_watched();
-            let voters: BTreeSet<NodeId> = metrics.membership_config.membership().voter_ids().collect();
-            let matched = metrics.replication.iter().flatten();
-            let matched = matched.filter(|(node, _)| **node != self.inner.node_id && voters.contains(node) && !avoid.contains(node));
-            matched.max_by_key(|(_, id)| id.as_ref().map(|id| id.index)).map(|(node, _)| *node)
-        };
-        let Some(successor) = successor else { return false };
-        self.transfer_to(successor, deadline).await
+        match self.look(|core, _| core.successor(avoid)) {
+            Some(successor) => self.transfer_to(successor, deadline).await,
+            None => false,
+        }
     }
 
     /// Offers leadership to one voter; true once another node leads.
@@ -38,11 +31,10 @@ impl Group {
         if !leadership.borrow().is_leader {
             return true;
         }
-        self.wake().await;
-        if self.inner.raft.trigger().transfer_leader(successor).await.is_err() {
+        if !self.inner.turn(|core, view| core.offer(successor, view)) {
             return false;
         }
-        let elsewhere = leadership.wait_for(|now| now.leader.is_some_and(|leader| leader != self.inner.node_id));
+        let elsewhere = leadership.wait_for(|now| now.leader.is_some_and(|leader| leader != self.node_id()));
         tokio::time::timeout(deadline, elsewhere).await.is_ok_and(|seen| seen.is_ok())
     }
 }

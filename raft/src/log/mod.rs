@@ -23,6 +23,7 @@ mod index;
 mod lookup;
 mod memory;
 mod read;
+mod recent;
 mod recovery;
 mod retention;
 pub(crate) mod salvage;

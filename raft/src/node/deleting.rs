@@ -23,7 +23,7 @@ use super::{Node, NodeError, write};
 use crate::GroupId;
 use crate::env::Env;
 use crate::group::farewell::{FAREWELL_KIND, Farewell, farewell_key};
-use crate::group::storage::{group_of, meta_key, meta_keys, vote_key};
+use crate::group::votes::{group_of, meta_key, meta_keys, vote_key};
 use crate::log::{Log, LogSettings, Place, Rolling};
 use crate::repair::{mark, mark_key, set_mark};
 use crate::writer::Writer;
@@ -106,7 +106,7 @@ impl Node {
             let group = partition.group().clone();
             group.stop().await;
             // An earlier farewell that it has not made good yet says more.
-            last = Some(Farewell(group.log().last().max(group.rest().bound_by())));
+            last = Some(Farewell(group.log().last().max(group.bound_by())));
         }
         self.abandon_repair(id).await;
         last

@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use super::{Node, lock};
 use crate::GroupId;
-use crate::group::storage::{meta_key, stored_vote};
+use crate::group::votes::{meta_key, stored_vote};
 use crate::writer::Writer;
 
 const LOST_KEY: &[u8] = b"lost";
@@ -117,7 +117,7 @@ impl Node {
         if held && self.distrusted(id).is_some_and(|lost| id == GroupId::CONTROLLER || self.inner.lives.owed.includes(lost, id)) {
             return None;
         }
-        Some(stored_vote(&self.inner.writer, id).ok()?.map_or(0, |vote| vote.leader_id().term))
+        Some(stored_vote(&self.inner.writer, id).ok()?.term)
     }
 
     /// The loss of votes for which [`Node::settle_loss`] waits, if there is any.

@@ -1,9 +1,10 @@
 //! All Raft groups of one process: the controller and every partition that has a replica here, over one peer connection per neighbour.
 //!
-//! [`pulse`] tells the neighbours that this node lives, [`takeover`] has others lead what a dead one led, [`quiesce`] lets groups at rest sleep,
-//! [`telling`] says which groups this node leads, [`leading`] knows who leads the others, [`opening`] opens groups,
+//! [`pulse`] tells the neighbours that this node lives, [`takeover`] has others lead what a dead one led, [`release`] what lives but leads no more,
+//! [`clock`] calls groups, [`telling`] says which groups this node leads, [`leading`] knows who leads the others, [`opening`] opens groups,
 //! [`deleting`] deletes them, [`trust`] takes an operator's word for that of nodes that are gone.
 
+mod clock;
 mod config;
 mod deleting;
 mod disk;
@@ -12,7 +13,7 @@ pub(crate) mod lives;
 pub(crate) mod losses;
 mod opening;
 mod pulse;
-mod quiesce;
+mod release;
 mod repairs;
 mod retention;
 mod scrub;
@@ -35,7 +36,7 @@ use tokio::task::AbortHandle;
 use crate::control::Control;
 use crate::env::Env;
 use crate::group::Group;
-use crate::group::rest::Awake;
+use crate::group::clock::Clock;
 use crate::log::{Memory, MemoryStats, Rolling};
 use crate::partition::Partition;
 use crate::peer::client::Peers;
@@ -87,7 +88,7 @@ struct Inner {
     /// One open or delete at a time of the same group, so that it never runs twice over the same files.
     changing: [tokio::sync::Mutex<()>; CHANGING],
     liveness: Liveness,
-    awake: Awake,
+    clock: Clock,
     /// Groups that are led, or led no more: peers are to hear.
     telling: Arc<Telling>,
     partitions: RwLock<BTreeMap<GroupId, Partition>>,
@@ -126,7 +127,7 @@ fn claim(writer: &Writer, node_id: NodeId) -> Result<BoxFuture<'static, io::Resu
 impl Node {
     /// Opens the data folder, starts the peer listener and the writer. Runs Raft on the calling tokio runtime, whoever opens groups later.
     pub fn start(env: Env, config: NodeConfig) -> BoxFuture<'static, Result<Node, NodeError>> {
-        // Boxed, as what starts and stops a group is: so openraft is compiled once, with this crate, and not with each that awaits it.
+        // Boxed: so it is compiled once, with this crate, and not with each that awaits it.
         Node::begin(env, config).boxed()
     }
 
@@ -154,7 +155,7 @@ impl Node {
             runtime: Handle::current(),
             changing: Default::default(),
             liveness,
-            awake: Awake::default(),
+            clock: Clock::default(),
             telling: Arc::default(),
             partitions: RwLock::default(),
             control: RwLock::default(),
@@ -175,8 +176,8 @@ impl Node {
             tokio::spawn(scrub::scrub(weak.clone())).abort_handle(),
             tokio::spawn(telling::tell(weak.clone(), node.inner.telling.clone(), node.inner.peers.clone())).abort_handle(),
             tokio::spawn(takeover::watch(weak.clone(), node.inner.liveness.clone())).abort_handle(),
-            tokio::spawn(quiesce::rouse_stirred(weak.clone(), node.inner.awake.clone())).abort_handle(),
-            tokio::spawn(quiesce::put_to_sleep(weak.clone(), node.inner.liveness.clone())).abort_handle(),
+            tokio::spawn(clock::call(weak.clone(), node.inner.clock.clone())).abort_handle(),
+            tokio::spawn(clock::watch_neighbours(weak.clone(), node.inner.liveness.clone())).abort_handle(),
             tokio::spawn(disk::tend(weak.clone())).abort_handle(),
             tokio::spawn(retention::enforce(weak)).abort_handle(),
         ];
@@ -259,7 +260,7 @@ impl Node {
 
     pub fn stats(&self) -> NodeStats {
         let WriterStats { syncs, sync_us_sum, sync_us_max, bytes_written } = self.inner.writer.stats();
-        let (quiesced, woken) = self.inner.awake.counts();
+        let (quiesced, woken) = self.inner.clock.counts();
         NodeStats {
             syncs,
             sync_us_sum,

@@ -49,11 +49,11 @@ impl Node {
     async fn begin_group(&self, plan: Plan) -> Result<Group, NodeError> {
         let (node, id) = (self.clone(), plan.id);
         let start = async move {
-            let Inner { env, writer, memory, peers, config, liveness, awake, .. } = &*node.inner;
+            let Inner { env, writer, memory, peers, config, liveness, clock, runtime, .. } = &*node.inner;
             let (watch, takes_part) = (node.leadership_watch(), node.inner.lives.watch());
             let NodeConfig { node_id, timing, .. } = *config;
-            let around = Surroundings { env, writer, memory, peers, liveness, awake, takes_part, node_id, timing, watch };
-            Group::start(around, plan).await
+            let around = Surroundings { env, writer, memory, peers, liveness, clock, runtime, takes_part, node_id, timing, watch };
+            Group::start(around, plan)
         };
         let group = self.inner.runtime.spawn(start).await.map_err(|error| NodeError::Raft(error.to_string()))??;
         self.inner.runtime.spawn(repairs::withdraw_when_damaged(NodeWeak(Arc::downgrade(&self.inner)), group.log().watch_damage(), id));

@@ -55,7 +55,7 @@ impl Node {
         if damaged && let Err(error) = repair::set_mark(&self.inner.writer, id, &reason).await {
             tracing::error!(topic = %id.topic, partition = id.partition, %error, reason, "a damaged replica cannot be marked");
         }
-        // Another leader goes on without a pause. Where openraft has ended over the damage already, this fails at once.
+        // Another leader goes on without a pause. Where the group has ended over the damage already, this fails at once.
         group.transfer(STEP_DOWN_DEADLINE, &std::collections::BTreeSet::new()).await;
         if id == GroupId::CONTROLLER {
             // The host holds on to its handle. The failure that this node reports from now on has it restarted, and the log mended first.

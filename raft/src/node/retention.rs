@@ -19,7 +19,7 @@ pub async fn enforce(node: NodeWeak) {
             partition.enforce_retention(now_ms).await;
         }
         for group in groups {
-            group.purge_leftovers().await;
+            group.purge_leftovers();
         }
     }
 }

@@ -78,6 +78,9 @@ pub(super) async fn tell(node: NodeWeak, telling: std::sync::Arc<Telling>, peers
         for peer in peers.known().into_iter() {
             let Some(session) = peers.session(peer) else { continue };
             let whole = told.get(&peer) != Some(&session);
+            if whole {
+                node.greet(peer);
+            }
             let groups = if whole { telling.all() } else { changes.clone() };
             if !whole && groups.is_empty() {
                 continue;
@@ -91,7 +94,8 @@ pub(super) async fn tell(node: NodeWeak, telling: std::sync::Arc<Telling>, peers
         if let Some(group) = changes.iter().find(|(_, epoch)| epoch.is_none()) {
             tracing::debug!(group = ?group.0, "led no more");
         }
-        node.release_led_no_more(changes.iter().filter(|(_, epoch)| epoch.is_none()).map(|(group, _)| *group).collect());
+        let led_no_more: Vec<GroupId> = changes.iter().filter(|(_, epoch)| epoch.is_none()).map(|(group, _)| *group).collect();
+        node.release_led_no_more(&led_no_more);
     }
 }
 

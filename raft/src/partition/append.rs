@@ -5,8 +5,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use openraft::errors::ClientWriteError;
-use openraft::raft::ClientWriteResult;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -14,7 +12,7 @@ use super::producers::{Pending, Verdict};
 use super::{Leadership, Partition, lock};
 use crate::NodeId;
 use crate::batch::{Batch, BatchError, BatchHeader};
-use crate::group::{Outcome, Proposal, Types, Waiting};
+use crate::group::{Outcome, Proposal, Proposed, Refusal, Waiting};
 use crate::log::{FrameKind, StoredBatch};
 
 /// Where an acknowledged batch landed.
@@ -54,8 +52,6 @@ pub enum AppendError {
 const WAITING_BYTES_MAX: usize = 64 << 20;
 /// An append that no majority confirms within this time is reported as unknown.
 const APPEND_DEADLINE: Duration = Duration::from_secs(30);
-/// What a proposal's group answers.
-type Proposed = oneshot::Receiver<ClientWriteResult<Types>>;
 
 impl Partition {
     /// Submits a client's batch. Submission happens in the call, so that calls made in order are appended in order; the future resolves
@@ -136,8 +132,8 @@ impl Partition {
         Waiting::within(WAITING_BYTES_MAX, &self.inner.waiting_bytes, bytes).ok_or(AppendError::Overloaded)
     }
 
-    fn propose(&self, kind: FrameKind, append_time_us: i64, payload: Bytes, term: u64, waiting: Waiting) -> Proposed {
-        self.inner.group.submit(Proposal { kind, append_time_us, payload, batch: None, judged_in: Some(term) }, Some(waiting))
+    fn propose(&self, kind: FrameKind, append_time_us: i64, payload: Bytes, term: u64, waiting: Waiting) -> oneshot::Receiver<Proposed> {
+        self.inner.group.submit(Proposal { kind, append_time_us, payload, judged_in: Some(term) }, Some(waiting))
     }
 
     /// Submits batches of the home region at the offsets, epochs and append times they carry; the first must continue this log exactly.
@@ -196,20 +192,16 @@ impl Partition {
 }
 
 /// Waits for the commit of one proposal.
-async fn confirmed(outcome: Proposed) -> Result<Appended, AppendError> {
+async fn confirmed(outcome: oneshot::Receiver<Proposed>) -> Result<Appended, AppendError> {
     let outcome = tokio::time::timeout(APPEND_DEADLINE, outcome).await;
     match outcome {
-        Err(_) => Err(AppendError::Timeout),
+        Err(_) | Ok(Ok(Err(Refusal::Unknown))) => Err(AppendError::Timeout),
         Ok(Err(_)) => Err(AppendError::Storage("the partition has stopped".to_owned())),
-        Ok(Ok(Err(ClientWriteError::ForwardToLeader(to) | ClientWriteError::LogEntryDiscarded(to)))) => {
-            Err(AppendError::NotLeader { leader: to.leader_id })
-        }
-        Ok(Ok(Err(error))) => Err(AppendError::Storage(error.to_string())),
-        Ok(Ok(Ok(response))) => match response.data {
-            Outcome::Batch { base_offset, last_offset } => Ok(Appended { base_offset, last_offset, duplicate: false }),
-            // A blank stands in its place: it was proposed in another term, or behind a mirrored batch that was refused.
-            Outcome::Nothing | Outcome::Answer(_) | Outcome::Retained { .. } => Err(AppendError::NotLeader { leader: None }),
-        },
+        Ok(Ok(Err(Refusal::NotLeader { leader }))) => Err(AppendError::NotLeader { leader }),
+        Ok(Ok(Err(Refusal::Stopped(reason)))) => Err(AppendError::Storage(reason)),
+        Ok(Ok(Ok(Outcome::Batch { base_offset, last_offset }))) => Ok(Appended { base_offset, last_offset, duplicate: false }),
+        // A blank stands in its place: behind a mirrored batch that was refused.
+        Ok(Ok(Ok(_))) => Err(AppendError::NotLeader { leader: None }),
     }
 }
 
@@ -232,7 +224,6 @@ mod tests {
         partition
     }
 
-    // On one thread nothing is committed before the test waits for something.
     #[tokio::test]
     async fn an_append_that_nobody_waits_for_any_more_still_counts_as_waiting_until_it_is_committed() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -247,6 +238,10 @@ mod tests {
         let node = Node::start(Env::real(), config).await.expect("a node");
         let partition = led(&node).await;
         let batch = encode(&[Record { key: None, value: Some(vec![b'x'; 4 << 20].into()), timestamp_ms: 0 }]).expect("a batch");
+        // Nothing is durable, and so committed, before the writer goes on.
+        let (goes_on, waits) = std::sync::mpsc::channel::<()>();
+        let stall = Box::new(move |_| drop(waits.recv()));
+        partition.group().log().append(Vec::new(), stall).expect("queued");
         let mut accepted = 0;
         let refused = loop {
             match partition.append(batch.clone()).now_or_never() {
@@ -256,6 +251,7 @@ mod tests {
             }
         };
         assert_eq!((refused, accepted), (Err(AppendError::Overloaded), WAITING_BYTES_MAX / batch.bytes().len()));
+        drop(goes_on);
         partition.watch_high_watermark().wait_for(|end| *end == accepted as i64).await.expect("committed");
         let appended = partition.append(batch).await.expect("room again");
         assert_eq!(appended.base_offset, accepted as i64);

@@ -1,8 +1,5 @@
 //! What a replica is and holds just now, seen from outside: for the simulator's transcripts.
 
-use openraft::ServerState;
-use openraft::rt::watch::WatchReceiver as _;
-
 use super::Partition;
 use crate::NodeId;
 use crate::log::FrameKind;
@@ -50,24 +47,13 @@ pub struct ObservedEntry {
 impl Partition {
     /// Nothing has happened for so long that its clocks stand still.
     pub fn is_asleep(&self) -> bool {
-        self.inner.group.rest().is_asleep()
+        self.inner.group.is_asleep()
     }
 
     /// None where the log cannot be read.
     pub fn observed(&self) -> Option<Observed> {
         let group = &self.inner.group;
-        let (role, vote, members) = {
-            let server = group.raft().server_metrics();
-            let server = server.borrow_watched();
-            let role = match server.state {
-                ServerState::Learner => Role::Learner,
-                ServerState::Follower => Role::Follower,
-                ServerState::Candidate => Role::Candidate,
-                ServerState::Leader => Role::Leader,
-                ServerState::Shutdown => return None,
-            };
-            (role, server.vote, voters(server.membership_config.membership()))
-        };
+        let (role, vote, members) = group.observed()?;
         let indexes = group.log().indexes();
         let heads = group.log().heads(indexes.clone()).ok()?;
         let offsets = |batch: crate::batch::BatchHeader| (batch.base_offset, batch.base_offset + i64::from(batch.last_offset_delta));
@@ -81,10 +67,10 @@ impl Partition {
         let applied = *group.applied().borrow();
         Some(Observed {
             role,
-            term: vote.leader_id().term,
-            voted_for: (vote.leader_id().term > 0).then_some(vote.leader_id().voted_for),
-            led: vote.is_committed(),
-            members,
+            term: vote.term,
+            voted_for: (vote.term > 0).then_some(vote.node),
+            led: vote.led,
+            members: voters(&members),
             first_index: indexes.start,
             entries: entries.collect(),
             committed_end: if applied.term == 0 { indexes.start } else { applied.index + 1 },

@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use openraft::errors::ClientWriteError;
 use tokio::sync::watch;
 
 use super::{AppendError, Partition, lock};
 use crate::NodeId;
-use crate::group::{Outcome, Proposal};
+use crate::group::{Outcome, Proposal, Refusal};
 use crate::log::{FrameKind, Retention, encode_start_offset};
 
 /// A retention point that no majority confirms within this time is reported as unknown.
@@ -69,7 +68,7 @@ impl Partition {
         // The term, not the Kafka-visible epoch, which in a mirror is another.
         let term = self.inner.group.applied().borrow().term;
         let payload = encode_start_offset(offset);
-        let proposal = Proposal { kind: FrameKind::RetentionPoint, append_time_us: 0, payload, batch: None, judged_in: Some(term) };
+        let proposal = Proposal { kind: FrameKind::RetentionPoint, append_time_us: 0, payload, judged_in: Some(term) };
         let outcome = {
             // Mirrored batches that follow continue the log at the new start, if it lies behind all that was submitted.
             let mut submitted = lock(&self.inner.submitted);
@@ -83,17 +82,12 @@ impl Partition {
         Ok(async move {
             let outcome = tokio::time::timeout(COMMIT_DEADLINE, outcome).await;
             let result = match outcome {
-                Err(_) => Err(DeleteRecordsError::Timeout),
+                Err(_) | Ok(Ok(Err(Refusal::Unknown))) => Err(DeleteRecordsError::Timeout),
                 Ok(Err(_)) => Err(DeleteRecordsError::Storage("the partition has stopped".to_owned())),
-                Ok(Ok(Err(ClientWriteError::ForwardToLeader(to) | ClientWriteError::LogEntryDiscarded(to)))) => {
-                    Err(DeleteRecordsError::NotLeader { leader: to.leader_id })
-                }
-                Ok(Ok(Err(error))) => Err(DeleteRecordsError::Storage(error.to_string())),
-                Ok(Ok(Ok(response))) => match response.data {
-                    Outcome::Retained { start_offset } => Ok(start_offset),
-                    // A blank stands in its place: it was proposed in another term.
-                    _ => Err(DeleteRecordsError::NotLeader { leader: None }),
-                },
+                Ok(Ok(Err(Refusal::NotLeader { leader }))) => Err(DeleteRecordsError::NotLeader { leader }),
+                Ok(Ok(Err(Refusal::Stopped(reason)))) => Err(DeleteRecordsError::Storage(reason)),
+                Ok(Ok(Ok(Outcome::Retained { start_offset }))) => Ok(start_offset),
+                Ok(Ok(Ok(_))) => Err(DeleteRecordsError::NotLeader { leader: None }),
             };
             if result.is_err() {
                 *lock(&inner.submitted) = None;

@@ -38,7 +38,37 @@ const QUEUED_BYTES_MAX: u64 = 256 << 20;
 pub(crate) const STATUS_OK: u8 = 0;
 
 /// Ordered, so that a lost connection fails its askers in one order, in simulation too.
-type Waiting = BTreeMap<u64, oneshot::Sender<io::Result<Bytes>>>;
+type Waiting = BTreeMap<u64, Asker>;
+
+/// Whoever sends appends over a connection: it is asked for the next one when there is room for it.
+pub(crate) trait Source: std::fmt::Debug + Send + Sync {
+    /// What is to be sent to that node now, if anything.
+    fn next(self: Arc<Self>, node: NodeId) -> Option<(Request, Ticket)>;
+    /// What became of it. Answers come in the order of the requests, or not at all any more.
+    fn answered(self: Arc<Self>, node: NodeId, ticket: Ticket, answer: io::Result<Bytes>);
+    /// It will not be asked: there is no connection any more.
+    fn unreachable(self: Arc<Self>, node: NodeId);
+}
+
+/// What a source knows its requests by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    pub session: u64,
+    pub term: u64,
+}
+
+#[derive(Debug)]
+enum Asker {
+    Caller(oneshot::Sender<io::Result<Bytes>>),
+    Source(Arc<dyn Source>, Ticket),
+}
+
+/// What waits to be sent.
+#[derive(Debug)]
+enum Item {
+    Request(u64, Request),
+    Source(Arc<dyn Source>),
+}
 
 /// Connections to all other nodes. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -57,16 +87,17 @@ pub(crate) struct Peers {
 
 #[derive(Debug)]
 struct Peer {
-    queue: mpsc::UnboundedSender<(u64, Request)>,
+    queue: mpsc::UnboundedSender<Item>,
     queued_bytes: Arc<AtomicU64>,
     state: Arc<Shared>,
-    next: AtomicU64,
     task: tokio::task::AbortHandle,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     waiting: Mutex<Waiting>,
+    /// Number of the next question.
+    next: AtomicU64,
     connected: AtomicBool,
     /// How many connections were made.
     sessions: AtomicU64,
@@ -114,7 +145,7 @@ impl Peers {
     }
 
     fn dial(&self, node: NodeId) -> Peer {
-        let (queue, requests) = mpsc::unbounded_channel();
+        let (queue, items) = mpsc::unbounded_channel();
         let state = Arc::new(Shared::default());
         let queued_bytes = Arc::new(AtomicU64::new(0));
         let dialler = Dialler {
@@ -126,8 +157,8 @@ impl Peers {
             liveness: self.liveness.clone(),
             made: self.made.clone(),
         };
-        let task = self.runtime.spawn(dialler.run(requests)).abort_handle();
-        Peer { queue, queued_bytes, state, next: AtomicU64::new(1), task }
+        let task = self.runtime.spawn(dialler.run(items)).abort_handle();
+        Peer { queue, queued_bytes, state, task }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, BTreeMap<NodeId, Arc<Peer>>> {
@@ -149,7 +180,7 @@ impl Peers {
     /// Those that are connected now.
     pub fn connected(&self) -> Vec<NodeId> {
         let peers = self.read();
-        peers.iter().filter(|(_, peer)| peer.state.connected.load(Ordering::Relaxed)).map(|(node, _)| *node).collect()
+        peers.iter().filter(|(_, peer)| peer.state.connected.load(Ordering::SeqCst)).map(|(node, _)| *node).collect()
     }
 
     pub fn catch_up(&self) -> &Arc<Throttle> {
@@ -162,7 +193,7 @@ impl Peers {
             return std::future::ready(Err(not_connected())).boxed();
         };
         let (sender, answer) = oneshot::channel();
-        let number = match peer.queue(request, Some(sender)) {
+        let number = match peer.queue(request, Some(Asker::Caller(sender))) {
             Ok(number) => number,
             Err(error) => return std::future::ready(Err(error)).boxed(),
         };
@@ -179,6 +210,21 @@ impl Peers {
         .boxed()
     }
 
+    /// Asks `source` for the next request to that node, as soon as one can be sent; fails where there is no connection.
+    pub fn feed(&self, node: NodeId, source: Arc<dyn Source>) -> io::Result<()> {
+        let peer = self.read().get(&node).cloned().ok_or_else(not_connected)?;
+        if !peer.state.connected.load(Ordering::SeqCst) {
+            return Err(not_connected());
+        }
+        peer.queue.send(Item::Source(source)).map_err(|_| not_connected())
+    }
+
+    /// Sends what `source` has made without being asked for it.
+    pub fn send(&self, node: NodeId, request: Request, source: Arc<dyn Source>, ticket: Ticket) -> io::Result<()> {
+        let peer = self.read().get(&node).cloned().ok_or_else(not_connected)?;
+        peer.queue(request, Some(Asker::Source(source, ticket))).map(drop)
+    }
+
     /// Tells one peer something that is not answered; fails where it is not connected, or too much waits.
     pub fn tell(&self, node: NodeId, kind: Kind, body: Bytes) -> io::Result<()> {
         let peer = self.read().get(&node).cloned().ok_or_else(not_connected)?;
@@ -189,7 +235,7 @@ impl Peers {
     pub fn session(&self, node: NodeId) -> Option<u64> {
         let peers = self.read();
         let state = &peers.get(&node)?.state;
-        state.connected.load(Ordering::Relaxed).then(|| state.sessions.load(Ordering::Relaxed))
+        state.connected.load(Ordering::SeqCst).then(|| state.sessions.load(Ordering::Relaxed))
     }
 
     /// Resolves when a connection is made.
@@ -198,7 +244,7 @@ impl Peers {
     }
 
     pub fn is_connected(&self, node: NodeId) -> bool {
-        self.read().get(&node).is_some_and(|peer| peer.state.connected.load(Ordering::Relaxed))
+        self.read().get(&node).is_some_and(|peer| peer.state.connected.load(Ordering::SeqCst))
     }
 
     pub fn stop(&self) {
@@ -209,16 +255,16 @@ impl Peers {
 impl Peer {
     fn stop(&self) {
         self.task.abort();
-        self.state.connected.store(false, Ordering::Relaxed);
+        self.state.connected.store(false, Ordering::SeqCst);
         lock(&self.state.waiting).clear();
     }
 
-    fn queue(&self, request: Request, answer: Option<oneshot::Sender<io::Result<Bytes>>>) -> io::Result<u64> {
+    fn queue(&self, request: Request, answer: Option<Asker>) -> io::Result<u64> {
         let bytes = request.bytes() as u64;
-        if !self.state.connected.load(Ordering::Relaxed) {
+        if !self.state.connected.load(Ordering::SeqCst) {
             return Err(not_connected());
         }
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let number = self.state.next.fetch_add(1, Ordering::Relaxed);
         let mut waiting = lock(&self.state.waiting);
         if waiting.len() >= QUEUED_REQUESTS_MAX || self.queued_bytes.load(Ordering::Relaxed) + bytes > QUEUED_BYTES_MAX {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -228,7 +274,7 @@ impl Peer {
             self.state.unheard.fetch_add(1, Ordering::Relaxed);
         }
         self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.queue.send((number, request)).map_err(|_| not_connected())?;
+        self.queue.send(Item::Request(number, request)).map_err(|_| not_connected())?;
         Ok(number)
     }
 }
@@ -244,7 +290,7 @@ struct Dialler {
 }
 
 impl Dialler {
-    async fn run(self, mut requests: mpsc::UnboundedReceiver<(u64, Request)>) {
+    async fn run(self, mut items: mpsc::UnboundedReceiver<Item>) {
         let mut said = String::new();
         for turn in 0usize.. {
             let dialled = Instant::now();
@@ -258,9 +304,9 @@ impl Dialler {
                     tracing::debug!(node = self.node, "peer connected");
                     said.clear();
                     self.state.sessions.fetch_add(1, Ordering::Relaxed);
-                    self.state.connected.store(true, Ordering::Relaxed);
+                    self.state.connected.store(true, Ordering::SeqCst);
                     self.made.notify_one();
-                    self.converse(stream, &mut requests).await
+                    self.converse(stream, &mut items).await
                 }
                 Ok(Err(error)) => {
                     if error.kind() == io::ErrorKind::ConnectionRefused {
@@ -275,15 +321,29 @@ impl Dialler {
                 tracing::info!(node = self.node, address, error = text, "no connection to peer; dialling on");
                 said = text;
             }
-            self.state.connected.store(false, Ordering::Relaxed);
-            // Whatever was queued before the flag fell will never be sent.
-            while let Ok((_, request)) = requests.try_recv() {
-                self.queued_bytes.fetch_sub(request.bytes() as u64, Ordering::Relaxed);
-            }
-            lock(&self.state.waiting).clear();
+            self.state.connected.store(false, Ordering::SeqCst);
+            self.drop_all(&mut items);
             self.state.unheard.store(0, Ordering::Relaxed);
             // Whether the process is gone is learned by dialling it again: at once, where the connection had lasted.
             tokio::time::sleep(if dialled.elapsed() > REDIAL { REDIAL_AT_ONCE } else { REDIAL }).await;
+        }
+    }
+
+    /// Nothing of what waits will be sent or answered.
+    fn drop_all(&self, items: &mut mpsc::UnboundedReceiver<Item>) {
+        while let Ok(item) = items.try_recv() {
+            match item {
+                Item::Request(_, request) => {
+                    self.queued_bytes.fetch_sub(request.bytes() as u64, Ordering::Relaxed);
+                }
+                Item::Source(source) => source.unreachable(self.node),
+            }
+        }
+        let waiting = std::mem::take(&mut *lock(&self.state.waiting));
+        for asker in waiting.into_values() {
+            if let Asker::Source(source, ticket) = asker {
+                source.answered(self.node, ticket, Err(not_connected()));
+            }
         }
     }
 
@@ -300,12 +360,12 @@ impl Dialler {
     }
 
     /// Sends and receives until either fails.
-    async fn converse(&self, stream: Box<dyn Stream>, requests: &mut mpsc::UnboundedReceiver<(u64, Request)>) -> io::Error {
+    async fn converse(&self, stream: Box<dyn Stream>, items: &mut mpsc::UnboundedReceiver<Item>) -> io::Error {
         let (reader, writer) = tokio::io::split(stream);
         tokio::select! {
             biased;
             result = self.receive(Reader::new(reader)) => result,
-            result = self.send(BufWriter::with_capacity(WRITE_BUFFER_BYTES, writer), requests) => result,
+            result = self.send(BufWriter::with_capacity(WRITE_BUFFER_BYTES, writer), items) => result,
             silence = self.watch_silence() => Err(silence),
         }
         .err()
@@ -332,14 +392,18 @@ impl Dialler {
                 return Err(frame::malformed());
             }
             let status = frame.body.split_to(1)[0];
-            if let Some(waiting) = lock(&self.state.waiting).remove(&frame.request) {
+            let waiting = lock(&self.state.waiting).remove(&frame.request);
+            if let Some(waiting) = waiting {
                 let answer = if status == STATUS_OK {
                     Ok(frame.body)
                 } else {
                     Err(io::Error::other(String::from_utf8_lossy(&frame.body).into_owned()))
                 };
-                // The asker may have given up.
-                let _ = waiting.send(answer);
+                match waiting {
+                    // The asker may have given up.
+                    Asker::Caller(sender) => drop(sender.send(answer)),
+                    Asker::Source(source, ticket) => source.answered(self.node, ticket, answer),
+                }
             }
         }
     }
@@ -347,22 +411,37 @@ impl Dialler {
     async fn send(
         &self,
         mut writer: BufWriter<impl tokio::io::AsyncWrite + Unpin>,
-        requests: &mut mpsc::UnboundedReceiver<(u64, Request)>,
+        items: &mut mpsc::UnboundedReceiver<Item>,
     ) -> io::Result<()> {
-        while let Some((number, request)) = requests.recv().await {
-            self.write(&mut writer, number, request).await?;
-            while let Ok((number, request)) = requests.try_recv() {
-                self.write(&mut writer, number, request).await?;
+        while let Some(item) = items.recv().await {
+            let mut next = Some(item);
+            while let Some(item) = next {
+                self.write_item(&mut writer, item).await?;
+                next = items.try_recv().ok();
             }
             writer.flush().await?;
         }
         Ok(())
     }
 
+    async fn write_item(&self, writer: &mut BufWriter<impl tokio::io::AsyncWrite + Unpin>, item: Item) -> io::Result<()> {
+        match item {
+            Item::Request(number, request) => {
+                self.queued_bytes.fetch_sub(request.bytes() as u64, Ordering::Relaxed);
+                self.write(writer, number, request).await
+            }
+            Item::Source(source) => {
+                let Some((request, ticket)) = source.clone().next(self.node) else { return Ok(()) };
+                let number = self.state.next.fetch_add(1, Ordering::Relaxed);
+                lock(&self.state.waiting).insert(number, Asker::Source(source, ticket));
+                self.state.unheard.fetch_add(1, Ordering::Relaxed);
+                self.write(writer, number, request).await
+            }
+        }
+    }
+
     async fn write(&self, writer: &mut BufWriter<impl tokio::io::AsyncWrite + Unpin>, number: u64, request: Request) -> io::Result<()> {
-        let bytes = request.bytes();
-        self.queued_bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
-        writer.write_all(&frame::head(request.kind, number, request.group, bytes)).await?;
+        writer.write_all(&frame::head(request.kind, number, request.group, request.bytes())).await?;
         for part in &request.body {
             writer.write_all(part).await?;
         }

@@ -4,15 +4,9 @@
 use std::io;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult};
-use openraft::type_config::alias::{LogIdOf, VoteOf};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use uuid::Uuid;
 
-use crate::group::Types;
-use crate::group::snapshot::{self, GroupSnapshot};
-use crate::group::storage::{entry_of, log_id, stored};
-use crate::log::{FrameKind, LogEntry};
 use crate::{GroupId, NodeId};
 
 /// Longest frame: one entry of the largest payload a log takes, and room beside it.
@@ -27,8 +21,9 @@ const CLAIM_BYTES_MAX: usize = 2 << 20;
 #[repr(u8)]
 pub(crate) enum Kind {
     Append = 1,
+    /// A candidate asks for a vote, or whether it would have it.
     Vote = 2,
-    PreVote = 3,
+    /// The leader has the receiver stand for election.
     Transfer = 4,
     /// A command for the controller's leader.
     Propose = 5,
@@ -40,9 +35,7 @@ pub(crate) enum Kind {
     HandOver = 8,
     /// The sender's process lives; answered with the bond by which it is acknowledged.
     Pulse = 9,
-    /// Groups that the sender leads and that may sleep; answered with the bond and who agrees.
-    Sleep = 10,
-    /// Groups that sleep, and that the receiver leads, have reason to wake; not answered.
+    /// Somebody misses the leader of groups that the receiver seems to lead; not answered.
     Rouse = 11,
     /// Groups that the sender led and leads no more, though its process lives.
     Release = 12,
@@ -65,15 +58,6 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    pub fn vote(group: GroupId, body: Vec<u8>) -> Request {
-        Request { kind: Kind::Vote, group, body: vec![body.into()] }
-    }
-    pub fn pre_vote(group: GroupId, body: Vec<u8>) -> Request {
-        Request { kind: Kind::PreVote, group, body: vec![body.into()] }
-    }
-    pub fn transfer(group: GroupId, body: Vec<u8>) -> Request {
-        Request { kind: Kind::Transfer, group, body: vec![body.into()] }
-    }
     pub fn bytes(&self) -> usize {
         self.body.iter().map(Bytes::len).sum()
     }
@@ -97,14 +81,12 @@ impl Frame {
         let kind = match bytes.get_u8() {
             1 => Kind::Append,
             2 => Kind::Vote,
-            3 => Kind::PreVote,
             4 => Kind::Transfer,
             5 => Kind::Propose,
             6 => Kind::Leaders,
             7 => Kind::Snapshot,
             8 => Kind::HandOver,
             9 => Kind::Pulse,
-            10 => Kind::Sleep,
             11 => Kind::Rouse,
             12 => Kind::Release,
             20 => Kind::Repair,
@@ -168,137 +150,6 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
         Ok(())
     }
-}
-
-fn put_vote(bytes: &mut BytesMut, vote: &VoteOf<Types>) {
-    bytes.put_u64(vote.leader_id().term);
-    bytes.put_u64(vote.leader_id().voted_for);
-    bytes.put_u8(u8::from(vote.is_committed()));
-}
-
-fn vote(bytes: &mut Bytes) -> Option<VoteOf<Types>> {
-    let (term, node) = (bytes.try_get_u64().ok()?, bytes.try_get_u64().ok()?);
-    match bytes.try_get_u8().ok()? {
-        0 => Some(VoteOf::<Types>::new(term, node)),
-        1 => Some(VoteOf::<Types>::new_committed(term, node)),
-        _ => None,
-    }
-}
-
-fn put_log_id(bytes: &mut BytesMut, id: Option<&LogIdOf<Types>>) {
-    bytes.put_u8(u8::from(id.is_some()));
-    if let Some(id) = id {
-        bytes.put_u64(id.leader_id.term);
-        bytes.put_u64(id.index);
-    }
-}
-
-fn optional_log_id(bytes: &mut Bytes) -> Option<Option<LogIdOf<Types>>> {
-    match bytes.try_get_u8().ok()? {
-        0 => Some(None),
-        1 => Some(Some(log_id(bytes.try_get_u64().ok()?, bytes.try_get_u64().ok()?))),
-        _ => None,
-    }
-}
-
-/// `vote, snapshot`.
-pub(crate) fn snapshot_request(group: GroupId, vote: &VoteOf<Types>, snapshot: &GroupSnapshot) -> io::Result<Request> {
-    let mut head = BytesMut::with_capacity(17);
-    put_vote(&mut head, vote);
-    Ok(Request { kind: Kind::Snapshot, group, body: vec![head.freeze(), snapshot::encode(snapshot)?.into()] })
-}
-
-pub(crate) fn decode_snapshot(mut bytes: Bytes) -> Option<(VoteOf<Types>, GroupSnapshot)> {
-    let vote = vote(&mut bytes)?;
-    Some((vote, snapshot::decode(&bytes).ok()?))
-}
-
-/// Kinds in a frame of entries are those of the log's frames.
-pub(crate) fn frame_kind(kind: u8) -> Option<FrameKind> {
-    Some(match kind {
-        0 => FrameKind::Blank,
-        1 => FrameKind::Membership,
-        2 => FrameKind::Batch,
-        3 => FrameKind::Mirrored,
-        4 => FrameKind::Command,
-        5 => FrameKind::RetentionPoint,
-        _ => return None,
-    })
-}
-
-/// Bytes of an entry without its payload.
-const ENTRY_HEAD_BYTES: usize = 1 + 8 + 8 + 8 + 4;
-
-pub(crate) fn append_request(group: GroupId, rpc: AppendEntriesRequest<Types>) -> io::Result<Request> {
-    let mut head = BytesMut::with_capacity(64);
-    put_vote(&mut head, &rpc.vote);
-    put_log_id(&mut head, rpc.prev_log_id.as_ref());
-    put_log_id(&mut head, rpc.leader_commit.as_ref());
-    head.put_u32(rpc.entries.len() as u32);
-    let mut body = Vec::with_capacity(1 + 2 * rpc.entries.len());
-    for entry in rpc.entries {
-        let entry = stored(entry)?;
-        head.put_u8(entry.kind as u8);
-        head.put_u64(entry.term);
-        head.put_u64(entry.index);
-        head.put_i64(entry.append_time_us);
-        head.put_u32(entry.payload.len() as u32);
-        body.extend([head.split().freeze(), entry.payload]);
-    }
-    body.push(head.freeze());
-    Ok(Request { kind: Kind::Append, group, body })
-}
-
-pub(crate) fn decode_append(mut bytes: Bytes) -> Option<AppendEntriesRequest<Types>> {
-    let vote = vote(&mut bytes)?;
-    let prev_log_id = optional_log_id(&mut bytes)?;
-    let leader_commit = optional_log_id(&mut bytes)?;
-    let count = bytes.try_get_u32().ok()? as usize;
-    if count > bytes.len() / ENTRY_HEAD_BYTES {
-        return None;
-    }
-    let mut entries = Vec::with_capacity(count);
-    for _ in 0..count {
-        let kind = frame_kind(bytes.try_get_u8().ok()?)?;
-        let (term, index) = (bytes.try_get_u64().ok()?, bytes.try_get_u64().ok()?);
-        let append_time_us = bytes.try_get_i64().ok()?;
-        let length = bytes.try_get_u32().ok()? as usize;
-        if length > bytes.len() {
-            return None;
-        }
-        let payload = bytes.split_to(length);
-        entries.push(entry_of(LogEntry { kind, term, index, append_time_us, payload }).ok()?);
-    }
-    bytes.is_empty().then_some(AppendEntriesRequest { vote, prev_log_id, entries, leader_commit })
-}
-
-pub(crate) fn encode_append_answer(answer: &StreamAppendResult<Types>) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(24);
-    match answer {
-        Ok(matched) => {
-            bytes.put_u8(0);
-            put_log_id(&mut bytes, matched.as_ref());
-        }
-        Err(StreamAppendError::Conflict(id)) => {
-            bytes.put_u8(1);
-            put_log_id(&mut bytes, Some(id));
-        }
-        Err(StreamAppendError::HigherVote(vote)) => {
-            bytes.put_u8(2);
-            put_vote(&mut bytes, vote);
-        }
-    }
-    bytes.freeze()
-}
-
-pub(crate) fn decode_append_answer(bytes: &Bytes) -> Option<StreamAppendResult<Types>> {
-    let mut bytes = bytes.clone();
-    Some(match bytes.try_get_u8().ok()? {
-        0 => Ok(optional_log_id(&mut bytes)?),
-        1 => Err(StreamAppendError::Conflict(optional_log_id(&mut bytes)??)),
-        2 => Err(StreamAppendError::HigherVote(vote(&mut bytes)?)),
-        _ => return None,
-    })
 }
 
 fn put_group(bytes: &mut BytesMut, group: GroupId) {
@@ -412,25 +263,9 @@ mod tests {
         #[test]
         fn random_bytes_are_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let bytes = Bytes::from(bytes);
-            let _ = decode_append(bytes.clone());
-            let _ = decode_append_answer(&bytes);
-            let _ = decode_snapshot(bytes.clone());
             let _ = decode_leaders(bytes.clone());
             let _ = decode_positions(bytes.clone());
             let _ = decode_pulse(bytes.clone());
-        }
-
-        #[test]
-        fn an_append_arrives_as_sent(terms in proptest::collection::vec(0u64..9, 0..5), committed: Option<u64>) {
-            let entries = terms.iter().enumerate().map(|(i, term)| {
-                entry_of(LogEntry { kind: FrameKind::Command, term: *term, index: i as u64, append_time_us: 7, payload: vec![1; i].into() })
-            }).collect::<io::Result<Vec<_>>>().unwrap();
-            let leader_commit = committed.map(|index| log_id(3, index));
-            let vote = VoteOf::<Types>::new_committed(3, 1);
-            let rpc = AppendEntriesRequest { vote, prev_log_id: None, entries, leader_commit };
-            let request = append_request(GroupId::CONTROLLER, rpc.clone()).unwrap();
-            let decoded = decode_append(request.body.concat().into()).unwrap();
-            prop_assert_eq!((decoded.vote, decoded.leader_commit, decoded.entries), (rpc.vote, rpc.leader_commit, rpc.entries));
         }
     }
 }

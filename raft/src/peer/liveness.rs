@@ -170,7 +170,7 @@ impl Liveness {
         self.acknowledgement(node).filter(|(sent, _)| sent.elapsed() <= self.inner.spans.promise).map(|(_, bond)| bond)
     }
 
-    /// Number of this node's promise to a neighbour; it must be the same before and after a replica falls asleep under it.
+    /// Number of this node's promise to a neighbour.
     pub fn promise(&self, node: NodeId) -> u64 {
         self.with(node, |life| life.promise).unwrap_or(0)
     }
@@ -178,6 +178,16 @@ impl Liveness {
     /// Until when this node may not vote against the neighbour that leads a sleeping replica.
     pub fn promised_until(&self, node: NodeId) -> Option<Instant> {
         self.with(node, |life| life.asked.filter(|_| !life.gone).map(|asked| asked + self.inner.spans.promise)).flatten()
+    }
+
+    /// Ends the promise to a neighbour, if it has run out: no acknowledgement from now on counts for replicas that followed it. False where it holds.
+    pub fn leave(&self, node: NodeId) -> bool {
+        let left = self.with(node, |life| {
+            let holds = life.asked.is_some_and(|asked| !life.gone && asked + self.inner.spans.promise > Instant::now());
+            life.promise += u64::from(!holds);
+            !holds
+        });
+        left.unwrap_or(true)
     }
 
     /// Ends the promise to a neighbour before its time: no acknowledgement from now on counts for replicas that sleep.

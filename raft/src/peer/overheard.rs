@@ -5,16 +5,16 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use bytes::{Buf, Bytes, BytesMut};
-use openraft::raft::{SnapshotResponse, StreamAppendError, TransferLeaderRequest, VoteRequest, VoteResponse};
-use openraft::type_config::alias::{LogIdOf, VoteOf};
-use openraft::{EntryPayload, LogId};
-
 use super::client::STATUS_OK;
-use super::frame::{self, Frame, Kind};
+use super::frame::{Frame, Kind};
+use crate::NodeId;
+use crate::consensus::follower::Reply;
+use crate::consensus::members::Members;
+use crate::consensus::{Vote, wire};
 use crate::env::{Ear, Said};
-use crate::group::Types;
-use crate::log::FrameKind;
+use crate::group::snapshot::Snapshot;
+use crate::log::{FrameKind, LogEntry, LogPosition};
+use bytes::{Buf, Bytes, BytesMut};
 
 /// Both directions of one connection, as the side that asks has them.
 pub(crate) struct Conversation {
@@ -70,95 +70,91 @@ fn next_frame(bytes: &mut BytesMut) -> Option<Frame> {
     Frame::decode(bytes.split_to(length).freeze()).ok()
 }
 
-fn question(kind: Kind, body: Bytes) -> Option<String> {
+fn question(kind: Kind, mut body: Bytes) -> Option<String> {
     match kind {
-        Kind::Vote | Kind::PreVote => {
-            let rpc: VoteRequest<Types> = serde_json::from_slice(&body).ok()?;
-            let (term, end) = (rpc.vote.leader_id().term, position(rpc.last_log_id.as_ref()));
-            let sent_for = if rpc.leadership_transfer { ", the leader has sent for me" } else { "" };
-            Some(match kind {
-                Kind::Vote => format!("your vote in term {term}? my log ends at {end}{sent_for}"),
-                _ => format!("would you vote for me in term {term}? my log ends at {end}"),
+        Kind::Vote => {
+            let ballot = wire::decode_ballot(body)?;
+            let (term, end) = (ballot.term, position(ballot.last));
+            let sent = if ballot.sent { ", the leader has sent for me" } else { "" };
+            Some(match ballot.pre {
+                false => format!("your vote in term {term}? my log ends at {end}{sent}"),
+                true => format!("would you vote for me in term {term}? my log ends at {end}"),
             })
         }
         Kind::Append => {
-            let rpc = frame::decode_append(body)?;
-            let entries: Vec<String> = rpc.entries.iter().map(entry).collect();
+            let append = wire::decode_append(body)?;
+            let entries: Vec<String> = append.entries.iter().map(entry).collect();
             if entries.is_empty() {
                 return None;
             }
-            let (behind, commit) = (position(rpc.prev_log_id.as_ref()), position(rpc.leader_commit.as_ref()));
-            Some(format!("append behind {behind}: {}; committed is {commit}", entries.join(", ")))
+            let (behind, committed) = (position(append.prev), append.committed_end);
+            let committed = committed.checked_sub(1).map_or_else(|| "nothing".to_owned(), |index| format!("up to index {index}"));
+            Some(format!("append behind {behind}: {}; committed is {committed}", entries.join(", ")))
         }
         Kind::Snapshot => {
-            let (_, snapshot) = frame::decode_snapshot(body)?;
-            let (last, start) = (position(snapshot.meta.last_log_id.as_ref()), snapshot.snapshot.start_offset);
-            Some(format!("your log begins anew behind {last}; its first offset is {start}"))
+            wire::decode_begin(&mut body)?;
+            let snapshot = Snapshot::decode(&body).ok()?;
+            Some(format!("your log begins anew behind {}; its first offset is {}", position(Some(snapshot.last())), snapshot.start_offset))
         }
         Kind::Transfer => {
-            let rpc: TransferLeaderRequest<Types> = serde_json::from_slice(&body).ok()?;
-            let (from, to) = (rpc.from_leader(), rpc.to_node_id());
-            Some(format!("node {to} shall lead after term {}, if its log reaches {}", from.leader_id().term, position(rpc.last_log_id())))
+            let (term, _, to, last) = wire::decode_offer(body)?;
+            Some(format!("node {to} shall lead after term {term}, if its log reaches {}", position(last)))
         }
         _ => None,
     }
 }
 
 fn answer(kind: Kind, mut body: Bytes) -> Option<String> {
-    if !matches!(kind, Kind::Vote | Kind::PreVote | Kind::Append | Kind::Snapshot) {
+    if !matches!(kind, Kind::Vote | Kind::Append | Kind::Snapshot) {
         return None;
     }
     if body.try_get_u8().ok()? != STATUS_OK {
         return Some(format!("cannot: {}", String::from_utf8_lossy(&body)));
     }
-    match kind {
-        Kind::Vote | Kind::PreVote => {
-            let response: VoteResponse<Types> = serde_json::from_slice(&body).ok()?;
-            let (known, end) = (vote(&response.vote), position(response.last_log_id.as_ref()));
-            Some(match (response.vote_granted, kind) {
-                (true, Kind::Vote) => "yes".to_owned(),
-                (true, _) => "I would".to_owned(),
-                (false, _) => format!("no: {known}, and my log ends at {end}"),
-            })
-        }
-        Kind::Append => match frame::decode_append_answer(&body)? {
-            Ok(_) => None,
-            Err(StreamAppendError::Conflict(at)) => Some(format!("I have no {}", position(Some(&at)))),
-            Err(StreamAppendError::HigherVote(known)) => Some(format!("no: {}", vote(&known))),
-        },
-        _ => {
-            let response: SnapshotResponse<Types> = serde_json::from_slice(&body).ok()?;
-            Some(format!("done: {}", vote(&response.vote)))
-        }
+    if kind == Kind::Vote {
+        let cast = wire::decode_cast(body)?;
+        let (known, end) = (vote(cast.vote), position(cast.last));
+        return Some(if cast.granted { "yes".to_owned() } else { format!("no: {known}, and my log ends at {end}") });
+    }
+    match (wire::decode_reply(body)?, kind) {
+        (Reply::Holds { .. }, Kind::Append) => None,
+        (Reply::Holds { end, .. }, _) => Some(format!("done: my log goes on at index {end}")),
+        (Reply::Differs { end, .. }, _) => Some(format!("I do not hold that; we may agree before index {end}")),
+        (Reply::Later(known), _) => Some(format!("no: {}", vote(known))),
     }
 }
 
-fn vote(vote: &VoteOf<Types>) -> String {
-    let (term, node) = (vote.leader_id().term, vote.leader_id().voted_for);
-    if vote.is_committed() { format!("I follow node {node} in term {term}") } else { format!("I voted for node {node} in term {term}") }
+fn vote(Vote { term, node, led }: Vote) -> String {
+    match (term, led) {
+        (0, _) => "I have never voted".to_owned(),
+        (_, true) => format!("I follow node {node} in term {term}"),
+        (_, false) => format!("I voted for node {node} in term {term}"),
+    }
 }
 
-fn position(id: Option<&LogIdOf<Types>>) -> String {
-    id.map_or_else(|| "-".to_owned(), |LogId { leader_id, index }| format!("{}.{index}", leader_id.term))
+fn position(position: Option<LogPosition>) -> String {
+    position.map_or_else(|| "-".to_owned(), |LogPosition { term, index }| format!("{term}.{index}"))
 }
 
-fn entry(entry: &openraft::type_config::alias::EntryOf<Types>) -> String {
-    let what = match &entry.payload {
-        EntryPayload::Blank => "blank".to_owned(),
-        EntryPayload::Membership(membership) => format!("voters {}", voters(membership)),
-        EntryPayload::Normal(proposal) => match proposal.kind {
-            FrameKind::RetentionPoint => "retention point".to_owned(),
-            kind => format!("{kind:?}").to_lowercase(),
-        },
+fn entry(entry: &LogEntry) -> String {
+    let what = match entry.kind {
+        FrameKind::RetentionPoint => "retention point".to_owned(),
+        FrameKind::Membership => {
+            let members = serde_json::from_slice::<Members>(&entry.payload);
+            members.map_or_else(|error| error.to_string(), |members| format!("voters {}", voters(&members)))
+        }
+        kind => format!("{kind:?}").to_lowercase(),
     };
-    format!("{} {what}", position(Some(&entry.log_id)))
+    format!("{}.{} {what}", entry.term, entry.index)
 }
 
 /// Sets of voters that must each agree, and learners.
-pub(crate) fn voters(membership: &openraft::Membership<u64, openraft::EmptyNode>) -> String {
-    let set = |nodes: Vec<String>| format!("{{{}}}", nodes.join(" "));
-    let sets: Vec<String> = membership.get_joint_config().iter().map(|nodes| set(nodes.iter().map(u64::to_string).collect())).collect();
-    let learners: Vec<String> = membership.learner_ids().map(|node| node.to_string()).collect();
-    let learners = if learners.is_empty() { String::new() } else { format!(", learners {}", set(learners)) };
+pub(crate) fn voters(members: &Members) -> String {
+    let set = |nodes: &std::collections::BTreeSet<NodeId>| {
+        let nodes: Vec<String> = nodes.iter().map(u64::to_string).collect();
+        format!("{{{}}}", nodes.join(" "))
+    };
+    let sets: Vec<String> = members.sets().iter().map(set).collect();
+    let learners = if members.learners().is_empty() { String::new() } else { format!(", learners {}", set(members.learners())) };
     format!("{}{learners}", sets.join(" and "))
 }

@@ -1,7 +1,7 @@
 //! Damaged replicas: kept away from votes, leadership and readers, and brought back from their peers.
 //!
 //! A replica whose log is corrupt, ends too early or has lost files is marked in the meta log *before* anything is done about it, and stays
-//! marked until its log again holds whatever it may ever have acknowledged. While marked, openraft does not run on it: it neither votes, nor
+//! marked until its log again holds whatever it may ever have acknowledged. While marked, its group does not run here: it neither votes, nor
 //! leads, nor serves, nor counts for a commit. [`task`] mends it: it keeps the longest prefix whose every checksum holds, and asks the group's
 //! leader ([`answer`], [`wire`]) for all that follows, up to the leader's last entry as of a moment after the mark.
 //!
@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::{oneshot, watch};
 
 use crate::GroupId;
-use crate::group::storage::meta_key;
+use crate::group::votes::meta_key;
 use crate::writer::Writer;
 
 /// Longest reason kept of a replica's damage.

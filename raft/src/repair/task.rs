@@ -14,8 +14,9 @@ use super::wire::{Question, Reply};
 use super::{Counters, Progress, set_mark};
 use crate::batch::Batch;
 use crate::env::Env;
-use crate::group::snapshot::{self, Snapshots};
-use crate::group::storage::{log_id, raise_vote, stored, stored_vote};
+use crate::group::founding;
+use crate::group::snapshot::{Snapshot, Snapshots};
+use crate::group::votes::{raise_vote, stored_vote};
 use crate::log::{FrameKind, Log, LogEntry, LogError, LogPosition, LogSettings, Memory, Place, Rolling, salvage, start_offset_of};
 use crate::node::NodeWeak;
 use crate::node::trust::{GONE_PATIENCE, TERMS_UNHEARD};
@@ -202,10 +203,7 @@ impl Task {
     /// The first entry of a group that has never come to be is the same on every founder, whoever takes it.
     async fn begin(&self, log: Log) -> Result<Log, Pause> {
         if log.last().is_none() {
-            let founders: BTreeSet<NodeId> = self.founders.iter().copied().collect();
-            let membership = openraft::Membership::new_with_defaults(vec![founders], []);
-            let first = openraft::Entry { log_id: log_id(0, 0), payload: openraft::EntryPayload::Membership(membership) };
-            append(&log, vec![stored(first)?]).await?;
+            append(&log, vec![founding(&self.founders)?]).await?;
         }
         tracing::info!(topic = %self.group.topic, partition = self.group.partition, "a partition that has never served begins anew");
         Ok(log)
@@ -223,7 +221,7 @@ impl Task {
         loop {
             let after = log.last();
             self.progress.next_index.store(after.map_or(0, |after| after.index + 1), Ordering::Relaxed);
-            let floor = stored_vote(&self.writer, self.group)?.map_or(0, |vote| vote.leader_id().term);
+            let floor = stored_vote(&self.writer, self.group)?.term;
             let term_min = target.map_or(floor, |(term, _)| term.max(floor));
             let question = Question { after, term_min };
             let (peer, reply) = match source.ask(question).await {
@@ -266,7 +264,7 @@ impl Task {
                 }
                 // What lies between is held by nobody any more, and nobody has to: the log begins anew behind it.
                 Reply::Begins { snapshot } => {
-                    let snapshot = snapshot::decode(&snapshot).map_err(|_| Pause::Snapshot(peer))?;
+                    let snapshot = Snapshot::decode(&snapshot).map_err(|_| Pause::Snapshot(peer))?;
                     if !self.snapshots().save(&snapshot).await? {
                         return Err(Pause::Snapshot(peer));
                     }

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use crate::env::Env;
-use crate::group::storage::raise_vote;
+use crate::group::votes::raise_vote;
 use crate::node::losses::note_loss;
 use crate::node::{Node, NodeConfig, NodeError, Timing};
 use crate::partition::{PartitionSettings, PartitionSpec, Rolling};

@@ -3,8 +3,8 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::NodeId;
+use crate::consensus::wire::entry_kind;
 use crate::log::{LogEntry, LogPosition};
-use crate::peer::frame::frame_kind;
 
 /// Bytes of entries in one answer; the first entry is always whole.
 pub(crate) const ANSWER_BYTES_MAX: usize = 1 << 20;
@@ -125,7 +125,7 @@ impl Reply {
 }
 
 fn entry(bytes: &mut Bytes) -> Option<LogEntry> {
-    let kind = frame_kind(bytes.try_get_u8().ok()?)?;
+    let kind = entry_kind(bytes.try_get_u8().ok()?)?;
     let (term, index) = (bytes.try_get_u64().ok()?, bytes.try_get_u64().ok()?);
     let append_time_us = bytes.try_get_i64().ok()?;
     let (crc, length) = (bytes.try_get_u32().ok()?, bytes.try_get_u32().ok()? as usize);

@@ -187,6 +187,24 @@ impl Writer {
         .boxed()
     }
 
+    /// Saves; `done` is called once it is durable, in order with appends queued before.
+    pub(crate) fn save_meta_then(&self, key: Vec<u8>, value: Option<Vec<u8>>, done: Flushed) -> io::Result<()> {
+        self.queue_meta(key, value, done)
+    }
+
+    /// Resolves once everything is done that was queued before, or never will be.
+    pub(crate) fn flushed(&self) -> BoxFuture<'static, ()> {
+        let (sender, flushed) = oneshot::channel::<()>();
+        let done: Flushed = Box::new(move |_| drop(sender));
+        let queued = self.queue(Job::Task { task: Box::new(|| Ok(())), done });
+        async move {
+            if queued.is_ok() {
+                let _ = flushed.await;
+            }
+        }
+        .boxed()
+    }
+
     /// Saves for [`Writer::save_lazy`]. A key that is saved so is never saved otherwise, but it may be deleted.
     pub fn save_meta_lazily(&self, key: Vec<u8>, value: Vec<u8>) {
         let mut meta = lock(&self.shared.meta);
