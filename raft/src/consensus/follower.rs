@@ -173,6 +173,11 @@ impl Core {
         Ok(bond)
     }
 
+    /// Entries from `end` on are taken back.
+    pub fn cut(&mut self, end: u64) {
+        self.members.cut(end);
+    }
+
     /// It does: the snapshot is in force. `anew`: nothing that the log held stands behind it.
     pub fn began_behind(&mut self, last: LogPosition, since: Option<u64>, members: Members, anew: bool) {
         self.members.rebase(last.index, since, members, anew);

@@ -2,9 +2,11 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 
 use super::ground::View;
 use super::snapshot::Snapshot;
@@ -14,6 +16,7 @@ use crate::consensus::election::{Answer, Ballot};
 use crate::consensus::follower::{Append, Reply, Taken};
 use crate::consensus::wire;
 use crate::log::{Flushed, FrameKind, LogEntry, LogPosition};
+use crate::peer::liveness::Bond;
 use crate::peer::server::Responder;
 
 fn is_data(entry: &LogEntry) -> bool {
@@ -28,6 +31,9 @@ impl Group {
         if inner.log.refuses_data() && append.entries.iter().any(is_data) {
             return responder.send(Err("the disk is nearly full".to_owned()));
         }
+        if inner.cutting.load(Ordering::SeqCst) {
+            return responder.send(Err("entries are being taken back; try again".to_owned()));
+        }
         let mut core = lock(&inner.core);
         let taken = core.appended(append, &View(inner));
         // Its vote for the leader first.
@@ -36,8 +42,7 @@ impl Group {
             Taken::Answered(reply) => inner.when_saved(Box::new(move || responder.send(Ok(wire::encode_reply(reply))))),
             Taken::Failed => responder.send(Err(core.failure().unwrap_or("the group has stopped").to_owned())),
             Taken::Store { cut, entries, end, bond } => {
-                let reply = Reply::Holds { end, bond };
-                if let Err(error) = inner.store(cut, entries, reply, responder) {
+                if let Err(error) = inner.store((cut, entries), (end, bond), responder) {
                     core.fail(error.to_string());
                 }
                 inner.carry_out(&mut core);
@@ -75,7 +80,7 @@ impl Group {
         let _one = inner.beginning.lock().await;
         // Durable before the log lets go of anything for it.
         let is_new = inner.snapshots.save(&snapshot).await.map_err(|error| error.to_string())?;
-        if is_new && let Err(error) = inner.begin_behind(&snapshot) {
+        if is_new && let Err(error) = inner.begin_behind(&snapshot).await {
             inner.fail(error.to_string());
             return Err(error.to_string());
         }
@@ -86,16 +91,27 @@ impl Group {
 
 impl Inner {
     /// Appends what a leader sent, and answers once it is durable.
-    fn store(self: &Arc<Self>, cut: Option<u64>, entries: Vec<LogEntry>, reply: Reply, responder: Responder) -> io::Result<()> {
+    fn store(
+        self: &Arc<Self>,
+        (cut, entries): (Option<u64>, Vec<LogEntry>),
+        (end, bond): (u64, Bond),
+        responder: Responder,
+    ) -> io::Result<()> {
         if let Some(cut) = cut {
             let keep = cut.checked_sub(1).map(|keep| keep + u64::from(self.log.mutations().truncate_off_by_one));
-            // Queued in the call; that it is done is known when what follows is durable.
-            if let Some(cut) = self.log.truncate_after(keep).now_or_never() {
-                cut?;
-            }
+            let in_place = self.log.cuts_in_place(cut);
+            let taken_back = self.log.truncate_after(keep);
             lock(&self.proposers).cut(cut);
+            if !in_place {
+                self.answer_cut(taken_back, Reply::Differs { end: cut, bond }, responder);
+                return Ok(());
+            }
+            // Queued in the call; that it is done is known when what follows is durable.
+            if let Some(failed) = taken_back.now_or_never() {
+                failed?;
+            }
         }
-        let Reply::Holds { end, .. } = reply else { return Ok(()) };
+        let reply = Reply::Holds { end, bond };
         if entries.is_empty() && self.log.flushed_next() >= end && !self.is_saving() {
             responder.send(Ok(wire::encode_reply(reply)));
             return Ok(());
@@ -108,25 +124,51 @@ impl Inner {
         self.log.append(entries, done)
     }
 
+    /// Whole files are removed: nothing is appended before that is done, or it would be written to one of them. The leader sends it again.
+    fn answer_cut(self: &Arc<Self>, taken_back: BoxFuture<'static, io::Result<()>>, reply: Reply, responder: Responder) {
+        self.cutting.store(true, Ordering::SeqCst);
+        let inner = self.clone();
+        self.runtime.spawn(async move {
+            let taken_back = taken_back.await;
+            inner.cutting.store(false, Ordering::SeqCst);
+            match taken_back {
+                Ok(()) => responder.send(Ok(wire::encode_reply(reply))),
+                Err(error) => inner.fail(error.to_string()),
+            }
+        });
+    }
+
     /// What the snapshot stands for is let go of, and with it what contradicts it.
-    fn begin_behind(self: &Arc<Self>, snapshot: &Snapshot) -> io::Result<()> {
+    async fn begin_behind(self: &Arc<Self>, snapshot: &Snapshot) -> io::Result<()> {
+        let last = snapshot.last();
+        let anew = self.log.term_of(last.index)? != Some(last.term);
+        self.cutting.store(true, Ordering::SeqCst);
+        if anew {
+            let taken_back = {
+                let mut core = lock(&self.core);
+                let keep = core.committed_end();
+                lock(&self.proposers).skip(last.index + 1);
+                lock(&self.proposers).cut(keep);
+                core.cut(keep);
+                self.log.truncate_after(keep.checked_sub(1))
+            };
+            taken_back.await?;
+        }
+        let begun = self.begin_now(snapshot, anew);
+        self.cutting.store(false, Ordering::SeqCst);
+        begun
+    }
+
+    fn begin_now(self: &Arc<Self>, snapshot: &Snapshot, anew: bool) -> io::Result<()> {
         let mut machine = lock(&self.machine);
         let mut core = lock(&self.core);
         let last = snapshot.last();
-        if last.index < core.committed_end() {
-            self.log.purge(snapshot.purged);
+        self.log.purge(snapshot.purged);
+        // What is applied already stays as it is.
+        if last.index < machine.end() {
             return Ok(());
         }
         lock(&self.proposers).skip(last.index + 1);
-        let anew = self.log.term_of(last.index)? != Some(last.term);
-        if anew {
-            let keep = core.committed_end();
-            if let Some(cut) = self.log.truncate_after(keep.checked_sub(1)).now_or_never() {
-                cut?;
-            }
-            lock(&self.proposers).cut(keep);
-        }
-        self.log.purge(snapshot.purged);
         machine.restore(snapshot, true)?;
         core.began_behind(last, snapshot.members_since, snapshot.members.clone(), anew);
         self.carry_out(&mut core);

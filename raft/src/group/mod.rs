@@ -100,6 +100,8 @@ pub(crate) struct Inner {
     incoming: Incoming,
     /// One snapshot of a leader's at a time.
     beginning: tokio::sync::Mutex<()>,
+    /// Files are being removed that the log has taken back: nothing may be appended until that is done.
+    cutting: AtomicBool,
     /// A snapshot of its own is being made.
     purging: AtomicBool,
 }
@@ -252,6 +254,7 @@ impl Group {
             watch: around.watch,
             incoming: Incoming::default(),
             beginning: tokio::sync::Mutex::default(),
+            cutting: AtomicBool::new(false),
             purging: AtomicBool::new(false),
         };
         Group { inner: Arc::new(inner) }

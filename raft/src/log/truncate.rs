@@ -15,6 +15,11 @@ use super::{EntryHead, Flushed, Inner, Log, LogPosition};
 use crate::writer::{Job, Task};
 
 impl Log {
+    /// Whether taking back entries from `end` on removes no file: only then may be appended before that is done.
+    pub(crate) fn cuts_in_place(&self, end: u64) -> bool {
+        self.state().segments.last().is_some_and(|segment| segment.base_index < end)
+    }
+
     /// Drops every entry behind `index` (None: all). Durable once resolved; ordered behind appends already queued.
     pub fn truncate_after(&self, index: Option<u64>) -> BoxFuture<'static, io::Result<()>> {
         let queued = self.cut(index);
