@@ -393,11 +393,12 @@ impl Group {
         });
     }
 
-    /// The last term in which this node may have led and leads no more.
+    /// The last term of which it is certain that this node leads it no more, and will not.
     pub fn led_no_more_up_to(&self) -> u64 {
         self.look(|core, _| {
             let vote = core.vote();
-            if vote.node == core.id() && core.lead().is_some() { vote.term.saturating_sub(1) } else { vote.term }
+            let may_lead = vote.node == core.id() && (core.lead().is_some() || !vote.led);
+            if may_lead { vote.term.saturating_sub(1) } else { vote.term }
         })
     }
 
