@@ -226,6 +226,15 @@ impl Liveness {
         self.all().into_iter().filter(|(_, life)| judge(&mut lock(life))).map(|(node, _)| node).collect()
     }
 
+    /// This process did nothing for so long, and so heard nobody: that is held against no neighbour. A promise only gets longer by it.
+    fn excuse(&self, late: Duration) {
+        let now = Instant::now();
+        for (_, life) in self.all() {
+            let mut life = lock(&life);
+            life.asked = life.asked.map(|asked| (asked + late).min(now));
+        }
+    }
+
     /// Waits until [`Liveness::newly_gone`] may have something to tell, a pulse interval at most.
     pub async fn watch(&self) {
         let Spans { promise, silence, pulse, .. } = self.inner.spans;
@@ -234,6 +243,10 @@ impl Liveness {
         let latest = Instant::now() + pulse;
         let until = earliest.map_or(latest, |due| due.min(latest));
         let _ = tokio::time::timeout_at(until, self.inner.stirred.notified()).await;
+        let late = Instant::now().saturating_duration_since(until);
+        if late >= pulse / 2 {
+            self.excuse(late);
+        }
     }
 }
 
@@ -277,6 +290,24 @@ mod tests {
         let after = life.pulsed(2, 7);
         assert_ne!(before, after);
         assert!(!life.is_gone(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_stood_still_takes_nobody_for_gone_before_it_has_listened() {
+        let life = among(&[2, 3]);
+        life.pulsed(2, 7);
+        let watching = tokio::spawn({
+            let life = life.clone();
+            async move { life.watch().await }
+        });
+        tokio::task::yield_now().await;
+        // Asked to wake after a pulse, it does so after ten minutes.
+        tokio::time::advance(ms(600_000)).await;
+        watching.await.expect("it wakes");
+        assert_eq!(life.newly_gone(), Vec::<NodeId>::new());
+        assert!(life.promised_until(2).is_some_and(|until| until > Instant::now()));
+        tokio::time::advance(ms(600)).await;
+        assert_eq!(life.newly_gone(), vec![2]);
     }
 
     #[tokio::test(start_paused = true)]
