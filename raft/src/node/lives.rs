@@ -350,7 +350,7 @@ impl Node {
         let open: Vec<GroupId> = read(&self.inner.partitions).keys().copied().collect();
         let controller = read(&self.inner.control).as_ref().map(|_| GroupId::CONTROLLER);
         for id in open.into_iter().chain(controller) {
-            self.withdraw(id, reason.to_owned(), false).await;
+            self.withdraw(id, reason.to_owned()).await;
         }
     }
 }

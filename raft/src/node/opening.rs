@@ -56,7 +56,8 @@ impl Node {
             Group::start(around, plan)
         };
         let group = self.inner.runtime.spawn(start).await.map_err(|error| NodeError::Raft(error.to_string()))??;
-        self.inner.runtime.spawn(repairs::withdraw_when_damaged(NodeWeak(Arc::downgrade(&self.inner)), group.log().watch_damage(), id));
+        let (log, weak) = (group.log(), NodeWeak(Arc::downgrade(&self.inner)));
+        self.inner.runtime.spawn(repairs::withdraw_when_damaged(weak, log.watch_damage(), id, log.number()));
         Ok(group)
     }
 

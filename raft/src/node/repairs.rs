@@ -24,11 +24,15 @@ use crate::repair::{self, DamagedReplica, Progress, Repair, RepairStats};
 const STEP_DOWN_DEADLINE: Duration = Duration::from_millis(300);
 
 /// Takes a running replica out of its group as soon as its log is found damaged.
-pub(super) async fn withdraw_when_damaged(node: NodeWeak, mut damage: watch::Receiver<Option<String>>, id: GroupId) {
+pub(super) async fn withdraw_when_damaged(node: NodeWeak, mut damage: watch::Receiver<Option<String>>, id: GroupId, log: u64) {
     // A log that is closed will not be found damaged any more.
     let Ok(found) = damage.wait_for(Option::is_some).await.map(|found| found.clone()) else { return };
-    if let Some(node) = node.upgrade() {
-        node.withdraw(id, found.unwrap_or_default(), true).await;
+    let Some(node) = node.upgrade() else { return };
+    // Whoever opens it just now has it entered first.
+    let _changing = node.changing(id).await;
+    // Whoever still read a log whose replica has left finds its files gone. That says nothing of another one that has been opened since.
+    if node.open_group(id).is_some_and(|group| group.log().number() == log) {
+        node.withdraw_open(id, found.unwrap_or_default(), true).await;
     }
 }
 
@@ -41,14 +45,14 @@ pub(super) fn aside(directory: &Path) -> PathBuf {
 pub(super) const VOTES_LOST: &str = "this node has lost votes, and may have lost entries";
 
 impl Node {
-    /// Ends an unfit replica's part in its group, and begins its repair.
-    pub(super) async fn withdraw(&self, id: GroupId, reason: String, damaged: bool) {
+    /// Ends the part in its group of a replica that is not to be believed though its bytes are sound, and begins its repair.
+    pub(super) async fn withdraw(&self, id: GroupId, reason: String) {
         // Whoever opens it just now has it entered first.
         let _changing = self.changing(id).await;
-        self.withdraw_open(id, reason, damaged).await;
+        self.withdraw_open(id, reason, false).await;
     }
 
-    /// The same, for whoever holds the right to change it. Says what the repair is about.
+    /// The same of any unfit replica, for whoever holds the right to change it. Says what the repair is about.
     pub(super) async fn withdraw_open(&self, id: GroupId, reason: String, damaged: bool) -> NodeError {
         let Some(group) = self.open_group(id) else { return NodeError::Damaged(reason) };
         // First of all, so that no crash brings it back as it is.
