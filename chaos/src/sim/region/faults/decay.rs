@@ -37,7 +37,7 @@ pub(in crate::sim) struct Decay {
     well_since: Option<Duration>,
     /// It has lost votes, so that the other faults have to wait.
     votes_lost: bool,
-    /// The byte that was flipped beneath a running node, as it reads since.
+    /// The byte that was flipped where nothing may read it for long, as it reads since.
     flipped: Option<(PathBuf, usize, u8)>,
 }
 
@@ -256,7 +256,14 @@ fn rot(run: &mut Run, node: NodeId, old: &Files) -> bool {
     let Some((path, bytes)) = still.choose(&mut run.random) else { return false };
     let written = written(bytes);
     match run.random.random_range(0..4) {
-        0 => disk.flip_bit(path, run.random.random_range(0..written) as u64).is_ok(),
+        0 => {
+            let at = run.random.random_range(0..written);
+            // What a closed segment holds is read by a start only where it has not been applied yet.
+            if path.extension().is_some_and(|end| end == "log") && !path.ends_with("meta.log") {
+                run.decay.flipped = Some((path.clone(), at, bytes[at] ^ 1));
+            }
+            disk.flip_bit(path, at as u64).is_ok()
+        }
         1 => {
             let kept = run.random.random_range(0..written);
             disk.replace(path, now.get(path).map(|now| now[..kept].to_vec()));
