@@ -44,12 +44,14 @@ pub(crate) enum Reply {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
     Answered(Reply),
-    /// Take back what lies from `cut` on, append these, and answer once all before `end` is durable.
+    /// Take back what lies from `cut` on, append these, and answer once all before `end` is durable. Then what lies before `committed_end` is
+    /// committed ([`Core::commit`]).
     Store {
         cut: Option<u64>,
         entries: Vec<LogEntry>,
         end: u64,
         bond: Bond,
+        committed_end: u64,
     },
     /// The core cannot go on.
     Failed,
@@ -103,8 +105,12 @@ impl Core {
                 return Taken::Failed;
             }
         }
-        self.committed_end = self.committed_end.max(append.committed_end.min(agreed));
-        Taken::Store { cut, entries, end: agreed, bond }
+        Taken::Store { cut, entries, end: agreed, bond, committed_end: append.committed_end.min(agreed) }
+    }
+
+    /// Its leader has committed what lies before `end`, and the log holds that.
+    pub fn commit(&mut self, end: u64) {
+        self.committed_end = self.committed_end.max(end);
     }
 
     /// The first index at which the log does not hold what an append says, or the append's end; None where the log cannot be read.

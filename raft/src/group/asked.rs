@@ -41,9 +41,11 @@ impl Group {
         match taken {
             Taken::Answered(reply) => inner.when_saved(Box::new(move || responder.send(Ok(wire::encode_reply(reply))))),
             Taken::Failed => responder.send(Err(core.failure().unwrap_or("the group has stopped").to_owned())),
-            Taken::Store { cut, entries, end, bond } => {
-                if let Err(error) = inner.store((cut, entries), (end, bond), responder) {
-                    core.fail(error.to_string());
+            Taken::Store { cut, entries, end, bond, committed_end } => {
+                match inner.store((cut, entries), (end, bond), responder) {
+                    Ok(true) => core.commit(committed_end),
+                    Ok(false) => core.cut(cut.unwrap_or(end)),
+                    Err(error) => core.fail(error.to_string()),
                 }
                 inner.carry_out(&mut core);
             }
@@ -90,13 +92,13 @@ impl Group {
 }
 
 impl Inner {
-    /// Appends what a leader sent, and answers once it is durable.
+    /// Appends what a leader sent, and answers once it is durable. False where it is only taken back what stood in its place.
     fn store(
         self: &Arc<Self>,
         (cut, entries): (Option<u64>, Vec<LogEntry>),
         (end, bond): (u64, Bond),
         responder: Responder,
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         if let Some(cut) = cut {
             let keep = cut.checked_sub(1).map(|keep| keep + u64::from(self.log.mutations().truncate_off_by_one));
             let in_place = self.log.cuts_in_place(cut);
@@ -104,7 +106,7 @@ impl Inner {
             lock(&self.proposers).cut(cut);
             if !in_place {
                 self.answer_cut(taken_back, Reply::Differs { end: cut, bond }, responder);
-                return Ok(());
+                return Ok(false);
             }
             // Queued in the call; that it is done is known when what follows is durable.
             if let Some(failed) = taken_back.now_or_never() {
@@ -114,14 +116,14 @@ impl Inner {
         let reply = Reply::Holds { end, bond };
         if entries.is_empty() && self.log.flushed_next() >= end && !self.is_saving() {
             responder.send(Ok(wire::encode_reply(reply)));
-            return Ok(());
+            return Ok(true);
         }
         let inner = self.clone();
         let done: Flushed = Box::new(move |result| match result {
             Ok(()) => responder.send(Ok(wire::encode_reply(reply))),
             Err(error) => inner.fail(error.to_string()),
         });
-        self.log.append(entries, done)
+        self.log.append(entries, done).map(|()| true)
     }
 
     /// Whole files are removed: nothing is appended before that is done, or it would be written to one of them. The leader sends it again.
