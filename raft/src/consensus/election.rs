@@ -15,6 +15,8 @@ const AGAIN: Duration = Duration::from_millis(20);
 const AGAIN_MAX: Duration = Duration::from_millis(320);
 /// A group that has just been founded is waited for so long by the founder that is to lead it.
 const FOUNDING: Duration = Duration::from_secs(3);
+/// The other founders wait so long for it, and an election timeout more.
+const FOUNDING_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// What a candidate asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,12 +66,20 @@ pub(super) struct Eager {
 
 impl Core {
     /// The group has just been founded; `first` shall lead it, the others stand when it does not come.
-    pub fn founded(&mut self, first: bool, patience: Duration, ground: &impl Ground) {
-        if first {
-            self.eager = Some(Eager { until: ground.now() + FOUNDING, pause: AGAIN });
-            self.stand_at = Some(ground.now());
-        } else {
-            self.stand_at = Some(ground.now() + patience + self.election_timeout());
+    pub fn founded(&mut self, first: bool, ground: &impl Ground) {
+        self.founder = Some(first);
+        self.begin(ground);
+    }
+
+    /// This node takes part from now on.
+    pub fn begin(&mut self, ground: &impl Ground) {
+        match self.founder.filter(|_| self.vote == Vote::default()) {
+            Some(true) => {
+                self.eager = Some(Eager { until: ground.now() + FOUNDING, pause: AGAIN });
+                self.stand_at = Some(ground.now());
+            }
+            Some(false) => self.stand_at = Some(ground.now() + FOUNDING_PATIENCE + self.election_timeout()),
+            None => {}
         }
     }
 

@@ -163,6 +163,8 @@ pub(crate) struct Core {
     committed_end: u64,
     stand_at: Option<Instant>,
     eager: Option<Eager>,
+    /// It founded the group: as the one that shall lead it first, or not.
+    founder: Option<bool>,
     effects: Vec<Effect>,
     failure: Option<String>,
 }
@@ -187,6 +189,7 @@ impl Core {
             committed_end,
             stand_at: None,
             eager: None,
+            founder: None,
             effects: Vec::new(),
             failure: None,
         };

@@ -63,8 +63,6 @@ const CALL_DEADLINE: Duration = Duration::from_secs(1);
 const COMMIT_TOLD_WITHIN: Duration = Duration::from_millis(100);
 /// Between two looks at a snapshot that is being made while the group is closed.
 const PURGE_AWAITED: Duration = Duration::from_millis(1);
-/// How long the other founders of a group wait for the first of them to lead it.
-const FOUNDING_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// One running group. Cheap to clone.
 #[derive(Clone)]
@@ -200,7 +198,7 @@ impl Group {
         let group = Group::assemble(around, (id, mirror, log, snapshots), machine, watched, held);
         if founds && vote == Vote::default() {
             let first = voters.first() == Some(&group.inner.node_id);
-            group.inner.turn(|core, view| core.founded(first, FOUNDING_PATIENCE, view));
+            group.inner.turn(|core, view| core.founded(first, view));
         } else {
             group.inner.turn(|_, _| ());
         }
@@ -361,6 +359,11 @@ impl Group {
             return None;
         }
         self.look(|core, _| core.failure().map(str::to_owned))
+    }
+
+    /// This node takes part from now on.
+    pub fn begin(&self) {
+        self.inner.turn(|core, view| core.begin(view));
     }
 
     /// Time has passed.

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::losses::{Owed, note_loss};
 use super::{Node, NodeConfig, NodeWeak, read};
 use crate::env::Env;
+use crate::group::Group;
 use crate::peer::frame::{Kind, Request};
 use crate::writer::Writer;
 use crate::{GroupId, NodeId};
@@ -317,7 +318,10 @@ pub(super) async fn live(node: NodeWeak) {
         let half_will_do = begun.elapsed() > ALL_PATIENCE && !(elders && host.inner.lives.is_new());
         let enough = answered.len() == others.len() || (half_will_do && answered.len() * 2 >= others.len());
         if enough && host.inner.lives.now() == now && !host.inner.lives.withdrawing.load(Ordering::Relaxed) {
-            host.inner.lives.takes_part.send_if_modified(|takes_part| !std::mem::replace(takes_part, true));
+            let begins = host.inner.lives.takes_part.send_if_modified(|takes_part| !std::mem::replace(takes_part, true));
+            if begins {
+                host.groups().iter().for_each(Group::begin);
+            }
         }
         let waits = !host.takes_part();
         drop(host);
