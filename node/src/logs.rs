@@ -4,10 +4,9 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-/// Levels by target, as `tracing_subscriber::EnvFilter` reads them: `info`, `debug,openraft=info`, …
+/// Levels by target, as `tracing_subscriber::EnvFilter` reads them: `info`, `info,meridian_raft=debug`, …
 pub const FILTER_VARIABLE: &str = "MERIDIAN_LOG";
-/// openraft tells each election's inner life at `info`.
-const FILTER_DEFAULT: &str = "info,openraft=error";
+const FILTER_DEFAULT: &str = "info";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {

@@ -161,7 +161,7 @@ impl LogError {
 /// Called once, when an append is durable or has failed for good.
 pub type Flushed = Box<dyn FnOnce(io::Result<()>) + Send>;
 
-/// The log of one group, cheap to clone. One task appends and truncates (openraft's core), readers are free.
+/// The log of one group, cheap to clone. Its group appends and truncates, under its own lock; readers are free.
 #[derive(Debug, Clone)]
 pub struct Log {
     inner: Arc<Inner>,

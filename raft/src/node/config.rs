@@ -66,7 +66,7 @@ pub struct NodeStats {
     pub disk_full: bool,
     /// How often that began.
     pub disk_fills: u64,
-    /// How often a replica fell asleep, and how often one woke.
+    /// How often a replica came to rest, with nothing to wait for, and how often one had to wait again.
     pub quiesced: u64,
     pub woken: u64,
 }

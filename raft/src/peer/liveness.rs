@@ -6,8 +6,8 @@
 //! It ends when the neighbour is *gone*: that long silent and its address refuses connections, or silent for [`Spans::silence`], or run by
 //! another process than before. The promise's number then grows, so that no later acknowledgement is taken for the old promise.
 //!
-//! *Leaders* of sleeping groups count a follower as acknowledging at the time at which a pulse was sent that its node acknowledged, by the
-//! [`Bond`] in which it fell asleep, and hold their lease for [`Spans::lease`] after that, which is shorter than the promise.
+//! *Leaders* count a follower as acknowledging at the time at which a pulse was sent that its node acknowledged, by the
+//! [`Bond`] that the follower's last answer named, and hold their lease for [`Spans::lease`] after that, which is shorter than the promise.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -175,7 +175,7 @@ impl Liveness {
         self.with(node, |life| life.promise).unwrap_or(0)
     }
 
-    /// Until when this node may not vote against the neighbour that leads a sleeping replica.
+    /// Until when this node may not vote against the neighbour, where that leads.
     pub fn promised_until(&self, node: NodeId) -> Option<Instant> {
         self.with(node, |life| life.asked.filter(|_| !life.gone).map(|asked| asked + self.inner.spans.promise)).flatten()
     }
@@ -190,7 +190,7 @@ impl Liveness {
         left.unwrap_or(true)
     }
 
-    /// Ends the promise to a neighbour before its time: no acknowledgement from now on counts for replicas that sleep.
+    /// Ends the promise to a neighbour before its time: no acknowledgement from now on counts for replicas that followed it.
     pub fn withdraw(&self, node: NodeId) {
         self.with(node, |life| life.promise += 1);
     }
