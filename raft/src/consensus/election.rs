@@ -73,7 +73,7 @@ impl Core {
 
     /// This node takes part from now on.
     pub fn begin(&mut self, ground: &impl Ground) {
-        match self.founder.filter(|_| self.vote == Vote::default()) {
+        match self.founder.filter(|_| self.vote == Vote::default() && self.failure.is_none()) {
             Some(true) => {
                 self.eager = Some(Eager { until: ground.now() + FOUNDING, pause: AGAIN });
                 self.stand_at = Some(ground.now());
@@ -154,6 +154,7 @@ impl Core {
 
     /// This vote is durable.
     pub fn saved(&mut self, vote: Vote, ground: &impl Ground) {
+        self.durable_term = self.durable_term.max(vote.term);
         if vote == self.vote
             && let Role::Candidate(canvass) = &mut self.role
             && !canvass.pre

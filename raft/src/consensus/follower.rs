@@ -71,6 +71,7 @@ impl Core {
             return Taken::Failed;
         }
         let bond = ground.bond_with(leader);
+        self.bond = Some(bond);
         let (begin, end, from) = (ground.begin(), ground.end(), append.from());
         if from > end {
             return Taken::Answered(Reply::Differs { end, bond });
@@ -79,6 +80,8 @@ impl Core {
         if let Some(prev) = append.prev.filter(|prev| prev.index + 1 >= begin) {
             match ground.term_of(prev.index) {
                 Ok(Some(held)) if held == prev.term => {}
+                // Let go of just now.
+                Ok(None) if prev.index < ground.begin() => {}
                 Ok(_) if prev.index < self.committed_end => {
                     self.fail("a leader's log differs in what is committed".to_owned());
                     return Taken::Failed;
@@ -125,6 +128,7 @@ impl Core {
             }
             match ground.term_of(entry.index) {
                 Ok(held) if held == Some(entry.term) => {}
+                Ok(None) if entry.index < ground.begin() => {}
                 Ok(_) => return Some(entry.index),
                 Err(error) => {
                     self.fail(error.to_string());
@@ -173,6 +177,7 @@ impl Core {
             return Err(Reply::Later(self.vote));
         }
         let bond = ground.bond_with(leader);
+        self.bond = Some(bond);
         if last.index < self.committed_end {
             return Err(Reply::Holds { end: last.index + 1, bond });
         }

@@ -72,13 +72,14 @@ pub(crate) struct NotLeading {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Next {
     Nothing,
-    /// The log from `from` on, as much as goes into one append; then [`Core::sent`].
+    /// The log from `from` on, as much as goes into one append, or where it is `bare` nothing of it; then [`Core::sent`].
     Entries {
         session: u64,
         term: u64,
         prev: Option<LogPosition>,
         from: u64,
         committed_end: u64,
+        bare: bool,
     },
     /// The log has let go of what it lacks.
     Snapshot {
@@ -171,6 +172,15 @@ impl Core {
         }
     }
 
+    /// There is another connection to a member.
+    pub fn reconnected(&mut self, node: NodeId, ground: &impl Ground) {
+        let Role::Leader(lead) = &mut self.role else { return };
+        if let Some(follower) = lead.followers.get_mut(&node) {
+            follower.reconnected();
+        }
+        self.contact(node, ground);
+    }
+
     /// The host can send this follower something now.
     pub fn next_for(&mut self, node: NodeId, ground: &impl Ground) -> Next {
         let (term, committed_end) = (self.vote.term, self.committed_end);
@@ -184,16 +194,16 @@ impl Core {
         if !follower.wants(ground.end()) {
             return Next::Nothing;
         }
-        let (session, from) = (follower.session, follower.next);
+        let (session, from, bare) = (follower.session, follower.next, follower.bare);
         if from < ground.begin() {
             follower.set_busy(true);
             return Next::Snapshot { session, term };
         }
-        let Some(before) = from.checked_sub(1) else { return Next::Entries { session, term, prev: None, from, committed_end } };
+        let Some(before) = from.checked_sub(1) else { return Next::Entries { session, term, prev: None, from, committed_end, bare } };
         match ground.term_of(before) {
             Ok(Some(term_before)) => {
                 let prev = Some(LogPosition { term: term_before, index: before });
-                Next::Entries { session, term, prev, from, committed_end }
+                Next::Entries { session, term, prev, from, committed_end, bare }
             }
             Ok(None) => {
                 follower.set_busy(true);
@@ -267,7 +277,7 @@ impl Core {
                 }
                 return;
             }
-            Reply::Holds { end, bond } => follower.holds(end, bond),
+            Reply::Holds { end, bond } => follower.holds(end.min(ground.end()), bond),
             Reply::Differs { end, bond } => follower.differs(end, bond),
         }
         // The bond counts once its node has acknowledged a pulse by it; another one may be in force already.

@@ -152,8 +152,11 @@ pub(crate) struct Core {
     /// The latest term heard of; no promise.
     seen: u64,
     role: Role,
-    /// The leader of this term whose word has come since the replica was opened.
+    /// The last term whose vote is known to be durable.
+    durable_term: u64,
+    /// The leader of this term whose word has come since the replica was opened, and the bond that it was told last.
     follows: Option<NodeId>,
+    bond: Option<Bond>,
     /// The last term whose leader has let go of its followers.
     released: u64,
     /// Until when an earlier opening may have promised something, to whomever.
@@ -181,7 +184,9 @@ impl Core {
             vote,
             seen: vote.term,
             role: Role::Follower,
+            durable_term: vote.term,
             follows: None,
+            bond: None,
             released: 0,
             owed_until: owes.then(|| now + pace.spans.promise),
             bound_by,
@@ -219,6 +224,10 @@ impl Core {
     pub fn members(&self) -> &Members {
         self.members.now()
     }
+    /// A crash may forget later ones.
+    pub fn durable_term(&self) -> u64 {
+        self.durable_term
+    }
     pub fn history(&self) -> &History {
         &self.members
     }
@@ -246,8 +255,9 @@ impl Core {
 
     /// The replica is closed. Its leader must not count on it from here on: opened anew it does not know what it had promised.
     pub fn stop(&mut self, ground: &impl Ground) {
-        if let Some(leader) = self.follows.filter(|_| self.released < self.vote.term) {
-            ground.forsake(leader);
+        // By the vote: what it followed may be forgotten over a failure.
+        if self.vote.led && self.vote.node != self.id && self.released < self.vote.term {
+            ground.forsake(self.vote.node);
         }
         self.fail("the replica is closed".to_owned());
     }

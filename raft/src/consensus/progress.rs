@@ -25,6 +25,8 @@ pub(crate) struct Progress {
     in_flight: VecDeque<(u64, u64)>,
     /// By its last answer.
     pub bond: Option<Bond>,
+    /// It has refused what it was sent: it is asked for its word alone first.
+    pub bare: bool,
     /// It has been told of commits before this index.
     pub told: u64,
     /// It is to be sent something though there is nothing new, so that it answers.
@@ -49,6 +51,7 @@ impl Progress {
             step: 1,
             in_flight: VecDeque::new(),
             bond: None,
+            bare: false,
             told: 0,
             contact: true,
             contact_at: None,
@@ -99,6 +102,13 @@ impl Progress {
         self.contact = true;
     }
 
+    /// There is another connection: what was on its way over the last one is lost.
+    pub fn reconnected(&mut self) {
+        if let Some((from, _)) = self.in_flight.front() {
+            self.restart(*from);
+        }
+    }
+
     /// There may be a connection again.
     pub fn found(&mut self) {
         (self.lost, self.retry_at) = (false, None);
@@ -106,7 +116,7 @@ impl Progress {
 
     pub fn holds(&mut self, end: u64, bond: Bond) {
         self.in_flight.pop_front();
-        self.bond = Some(bond);
+        (self.bond, self.bare) = (Some(bond), false);
         self.match_end = self.match_end.max(end);
         if self.probing {
             self.probing = false;
@@ -118,7 +128,7 @@ impl Progress {
     /// It differs from the append that was sent first, and may agree before `end`.
     pub fn differs(&mut self, end: u64, bond: Bond) {
         let from = self.in_flight.front().map_or(self.next, |(from, _)| *from);
-        let next = if end < from { end } else { from.saturating_sub(self.step) };
+        let next = end.min(from.saturating_sub(self.step));
         self.step = self.step.saturating_mul(2);
         self.restart(next);
         self.bond = Some(bond);
@@ -131,6 +141,7 @@ impl Progress {
         let next = self.in_flight.front().map_or(self.next, |(from, _)| *from);
         self.restart(next);
         self.lost = retry_at.is_none();
+        self.bare = !self.lost;
         self.retry_at = retry_at;
     }
 

@@ -40,7 +40,8 @@ impl Core {
     /// The leader of `term` holds no lease any more: it has sent for another, or leads no more.
     pub fn was_released(&mut self, term: u64, patience: std::time::Duration, ground: &impl Ground) {
         self.released = self.released.max(term);
-        if self.lead().is_none() && self.vote.led && self.vote.term <= term && self.vote.node != self.id {
+        let goes_on = self.failure.is_none();
+        if goes_on && self.lead().is_none() && self.vote.led && self.vote.term <= term && self.vote.node != self.id {
             self.follows = None;
             self.stand_within(patience, ground);
         }
@@ -48,7 +49,9 @@ impl Core {
 
     /// The node of its leader is gone, for all that this node knows.
     pub fn was_orphaned(&mut self, lost: NodeId, patience: std::time::Duration, ground: &impl Ground) -> bool {
-        let orphaned = self.follows == Some(lost);
+        // One that has answered that node since it was found gone follows it again.
+        let again = self.bond == Some(ground.bond_with(lost));
+        let orphaned = self.follows == Some(lost) && !again;
         if orphaned {
             self.follows = None;
             self.stand_within(patience, ground);

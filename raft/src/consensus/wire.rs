@@ -11,13 +11,23 @@ use crate::peer::liveness::Bond;
 
 /// Bytes of an entry without its payload.
 const ENTRY_HEAD_BYTES: usize = 1 + 8 + 8 + 8 + 4;
+/// Terms are epochs in Kafka's batches.
+const TERM_MAX: u64 = i32::MAX as u64;
+/// Indexes beyond are no log's.
+pub(crate) const INDEX_MAX: u64 = u64::MAX / 2;
 
 fn put_vote(bytes: &mut BytesMut, vote: Vote) {
     bytes.put_slice(&vote.encode());
 }
 
 fn vote(bytes: &mut Bytes) -> Option<Vote> {
-    if bytes.len() < Vote::BYTES { None } else { Vote::decode(&bytes.split_to(Vote::BYTES)) }
+    let vote = if bytes.len() < Vote::BYTES { None } else { Vote::decode(&bytes.split_to(Vote::BYTES)) };
+    vote.filter(|vote| vote.term <= TERM_MAX)
+}
+
+/// A term, as far as a batch can carry it.
+fn term(bytes: &mut Bytes) -> Option<u64> {
+    bytes.try_get_u64().ok().filter(|term| *term <= TERM_MAX)
 }
 
 fn put_position(bytes: &mut BytesMut, position: Option<LogPosition>) {
@@ -32,7 +42,8 @@ fn position(bytes: &mut Bytes) -> Option<Option<LogPosition>> {
     if !flag(bytes)? {
         return Some(None);
     }
-    Some(Some(LogPosition { term: bytes.try_get_u64().ok()?, index: bytes.try_get_u64().ok()? }))
+    let (term, index) = (term(bytes)?, bytes.try_get_u64().ok()?);
+    (index <= INDEX_MAX).then_some(Some(LogPosition { term, index }))
 }
 
 fn flag(bytes: &mut Bytes) -> Option<bool> {
@@ -90,7 +101,7 @@ pub(crate) fn encode_append(append: Append) -> Vec<Bytes> {
 
 /// None of malformed bytes, and of entries that do not follow on each other.
 pub(crate) fn decode_append(mut bytes: Bytes) -> Option<Append> {
-    let (term, leader) = (bytes.try_get_u64().ok()?, bytes.try_get_u64().ok()?);
+    let (term, leader) = (term(&mut bytes)?, bytes.try_get_u64().ok()?);
     let prev = position(&mut bytes)?;
     let committed_end = bytes.try_get_u64().ok()?;
     let count = bytes.try_get_u32().ok()? as usize;
@@ -158,7 +169,7 @@ pub(crate) fn encode_ballot(ballot: Ballot) -> Bytes {
 }
 
 pub(crate) fn decode_ballot(mut bytes: Bytes) -> Option<Ballot> {
-    let (term, candidate) = (bytes.try_get_u64().ok()?, bytes.try_get_u64().ok()?);
+    let (term, candidate) = (term(&mut bytes)?, bytes.try_get_u64().ok()?);
     let (pre, sent) = (flag(&mut bytes)?, flag(&mut bytes)?);
     let last = position(&mut bytes)?;
     (candidate > 0).then_some(Ballot { term, candidate, last, pre, sent })
@@ -187,8 +198,7 @@ pub(crate) fn encode_offer(term: u64, leader: NodeId, to: NodeId, last: Option<L
 }
 
 pub(crate) fn decode_offer(mut bytes: Bytes) -> Option<(u64, NodeId, NodeId, Option<LogPosition>)> {
-    let mut word = || bytes.try_get_u64().ok();
-    let (term, leader, to) = (word()?, word()?, word()?);
+    let (term, leader, to) = (term(&mut bytes)?, bytes.try_get_u64().ok()?, bytes.try_get_u64().ok()?);
     Some((term, leader, to, position(&mut bytes)?))
 }
 
@@ -201,7 +211,7 @@ pub(crate) fn encode_begin(term: u64, leader: NodeId) -> Bytes {
 }
 
 pub(crate) fn decode_begin(bytes: &mut Bytes) -> Option<(u64, NodeId)> {
-    Some((bytes.try_get_u64().ok()?, bytes.try_get_u64().ok()?))
+    Some((term(bytes)?, bytes.try_get_u64().ok()?))
 }
 
 #[cfg(test)]

@@ -31,10 +31,10 @@ impl Group {
         if inner.log.refuses_data() && append.entries.iter().any(is_data) {
             return responder.send(Err("the disk is nearly full".to_owned()));
         }
+        let mut core = lock(&inner.core);
         if inner.cutting.load(Ordering::SeqCst) {
             return responder.send(Err("entries are being taken back; try again".to_owned()));
         }
-        let mut core = lock(&inner.core);
         let taken = core.appended(append, &View(inner));
         // Its vote for the leader first.
         inner.carry_out(&mut core);
@@ -71,8 +71,17 @@ impl Group {
 
     /// The log begins anew, behind what the leader has let go of.
     pub async fn begin_anew(&self, leader: NodeId, term: u64, snapshot: Bytes) -> Result<Bytes, String> {
+        // Not to be left halfway when the connection ends.
+        let begun = self.inner.runtime.spawn(self.clone().install(leader, term, snapshot));
+        begun.await.map_err(|error| error.to_string())?
+    }
+
+    async fn install(self, leader: NodeId, term: u64, snapshot: Bytes) -> Result<Bytes, String> {
         let inner = &self.inner;
         let snapshot = Snapshot::decode(&snapshot).map_err(|error| error.to_string())?;
+        if snapshot.purged.term > term {
+            return Err("a snapshot of a later term than its leader's".to_owned());
+        }
         let last = snapshot.last();
         let begins = inner.turn(|core, view| core.begins_behind(leader, term, last, view));
         let bond = match begins {
@@ -80,9 +89,12 @@ impl Group {
             Ok(bond) => bond,
         };
         let _one = inner.beginning.lock().await;
-        // Durable before the log lets go of anything for it.
-        let is_new = inner.snapshots.save(&snapshot).await.map_err(|error| error.to_string())?;
-        if is_new && let Err(error) = inner.begin_behind(&snapshot).await {
+        if lock(&inner.core).failure().is_some() {
+            return Err("the group has stopped".to_owned());
+        }
+        // Durable before the log lets go of anything for it. One that is newer is here where this node makes its own.
+        inner.snapshots.save(&snapshot).await.map_err(|error| error.to_string())?;
+        if let Err(error) = inner.begin_behind(&snapshot).await {
             inner.fail(error.to_string());
             return Err(error.to_string());
         }
@@ -114,7 +126,7 @@ impl Inner {
             }
         }
         let reply = Reply::Holds { end, bond };
-        if entries.is_empty() && self.log.flushed_next() >= end && !self.is_saving() {
+        if entries.is_empty() && self.log.flushed_next() >= end && self.is_saved() {
             responder.send(Ok(wire::encode_reply(reply)));
             return Ok(true);
         }
@@ -143,17 +155,23 @@ impl Inner {
     /// What the snapshot stands for is let go of, and with it what contradicts it.
     async fn begin_behind(self: &Arc<Self>, snapshot: &Snapshot) -> io::Result<()> {
         let last = snapshot.last();
-        let anew = self.log.term_of(last.index)? != Some(last.term);
-        self.cutting.store(true, Ordering::SeqCst);
-        if anew {
-            let taken_back = {
-                let mut core = lock(&self.core);
-                let keep = core.committed_end();
+        let taken_back = {
+            let mut core = lock(&self.core);
+            if self.log.purged().is_some_and(|held| held.index >= last.index) {
+                return Ok(());
+            }
+            self.cutting.store(true, Ordering::SeqCst);
+            let keep = core.committed_end();
+            let contradicts = keep <= last.index && self.log.term_of(last.index)? != Some(last.term);
+            contradicts.then(|| {
                 lock(&self.proposers).skip(last.index + 1);
                 lock(&self.proposers).cut(keep);
                 core.cut(keep);
                 self.log.truncate_after(keep.checked_sub(1))
-            };
+            })
+        };
+        let anew = taken_back.is_some();
+        if let Some(taken_back) = taken_back {
             taken_back.await?;
         }
         let begun = self.begin_now(snapshot, anew);

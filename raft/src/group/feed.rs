@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -20,6 +21,10 @@ use crate::peer::frame::{Kind, Request};
 /// Entries and bytes of one append; several are in flight per follower.
 const APPEND_ENTRIES_MAX: usize = 512;
 pub(crate) const APPEND_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes that may wait for one connection before more is read from the disk for it, and the time between two looks.
+const QUEUED_BYTES_MAX: u64 = 16 << 20;
+const ROOM_AGAIN: Duration = Duration::from_millis(5);
 
 /// What [`Next::Entries`] told.
 #[derive(Clone, Copy)]
@@ -41,9 +46,11 @@ impl Source for Inner {
                 self.runtime.spawn(self.clone().send_snapshot(node, Ticket { session, term }));
                 None
             }
-            Next::Entries { session, term, prev, from, committed_end } => {
+            Next::Entries { session, term, prev, from, committed_end, bare } => {
                 let place = Place { ticket: Ticket { session, term }, prev, from, committed_end };
-                let entries = if core.members().learners().contains(&node) {
+                let entries = if bare {
+                    Some(Vec::new())
+                } else if core.members().learners().contains(&node) {
                     None
                 } else {
                     self.log.recent(from, APPEND_ENTRIES_MAX, APPEND_BYTES_MAX)
@@ -89,6 +96,10 @@ impl Inner {
 
     async fn read_and_send(self: Arc<Self>, node: NodeId, place: Place) {
         let Ticket { session, term } = place.ticket;
+        // What is read for one follower waits here, not in a queue before its pulses.
+        while self.peers.queued_bytes(node) > QUEUED_BYTES_MAX {
+            tokio::time::sleep(ROOM_AGAIN).await;
+        }
         let end = place.from + APPEND_ENTRIES_MAX as u64;
         let entries = match self.log.entries(place.from..end, APPEND_BYTES_MAX) {
             Ok(entries) => entries,
@@ -108,7 +119,7 @@ impl Inner {
         if let Some(request) = request
             && self.peers.send(node, request, self.clone(), place.ticket).is_err()
         {
-            core.lost(node);
+            core.send_failed(node, session, term, &super::ground::View(&self));
         }
         self.carry_out(&mut core);
     }

@@ -95,6 +95,7 @@ pub(crate) struct Inner {
     leadership: watch::Receiver<Leadership>,
     leadership_told: watch::Sender<Leadership>,
     watch: LeadershipWatch,
+    released: ReleaseWatch,
     incoming: Incoming,
     /// One snapshot of a leader's at a time.
     beginning: tokio::sync::Mutex<()>,
@@ -102,6 +103,10 @@ pub(crate) struct Inner {
     cutting: AtomicBool,
     /// A snapshot of its own is being made.
     purging: AtomicBool,
+    /// Closed: what comes late must not speak for another opening of the group.
+    stopped: AtomicBool,
+    /// The term that it led when that was last told; 0 where it did not.
+    led: AtomicU64,
 }
 
 impl fmt::Debug for Group {
@@ -116,18 +121,14 @@ impl fmt::Debug for Inner {
     }
 }
 
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.clock.arm(self.id, None);
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Told of every change of a group's leadership.
 pub(crate) type LeadershipWatch = Arc<dyn Fn(GroupId, Leadership) + Send + Sync>;
+/// Told of every group and term that this node led and leads no more.
+pub(crate) type ReleaseWatch = Arc<dyn Fn(GroupId, u64) + Send + Sync>;
 
 /// Everything a group needs of its node.
 pub(crate) struct Surroundings<'a> {
@@ -143,6 +144,7 @@ pub(crate) struct Surroundings<'a> {
     pub node_id: NodeId,
     pub timing: Timing,
     pub watch: LeadershipWatch,
+    pub released: ReleaseWatch,
 }
 
 /// What a group is, before it runs.
@@ -250,10 +252,13 @@ impl Group {
             leadership,
             leadership_told,
             watch: around.watch,
+            released: around.released,
             incoming: Incoming::default(),
             beginning: tokio::sync::Mutex::default(),
             cutting: AtomicBool::new(false),
             purging: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+            led: AtomicU64::new(0),
         };
         Group { inner: Arc::new(inner) }
     }
@@ -361,6 +366,11 @@ impl Group {
         self.look(|core, _| core.failure().map(str::to_owned))
     }
 
+    /// Whoever calls groups knows this one from now on; what it waits for may have come before.
+    pub fn wind(&self) {
+        self.inner.turn(|_, _| ());
+    }
+
     /// This node takes part from now on.
     pub fn begin(&self) {
         self.inner.turn(|core, view| core.begin(view));
@@ -371,9 +381,14 @@ impl Group {
         self.inner.turn(|core, view| core.tick(view));
     }
 
-    /// There is a connection to that node, or another promise of it: where it is a follower, it is sent something to answer.
+    /// There is another promise of that node: where it is a follower, it is sent something to answer.
     pub fn greet(&self, node: NodeId) {
         self.inner.turn(|core, view| core.contact(node, view));
+    }
+
+    /// There is another connection to that node.
+    pub fn reconnected(&self, node: NodeId) {
+        self.inner.turn(|core, view| core.reconnected(node, view));
     }
 
     /// Whether a majority follows it still.
@@ -401,7 +416,7 @@ impl Group {
         self.look(|core, _| {
             let vote = core.vote();
             let may_lead = vote.node == core.id() && (core.lead().is_some() || !vote.led);
-            if may_lead { vote.term.saturating_sub(1) } else { vote.term }
+            core.durable_term().min(if may_lead { vote.term.saturating_sub(1) } else { vote.term })
         })
     }
 
@@ -422,6 +437,8 @@ impl Group {
         let inner = &self.inner;
         lock(&inner.machine).save_checkpoint(true);
         inner.turn_unapplied(|core, view| core.stop(view));
+        inner.stopped.store(true, Ordering::SeqCst);
+        inner.clock.arm(inner.id, None);
         // What is being let go of is let go of first: nothing of the group is written behind this.
         drop(inner.beginning.lock().await);
         while inner.purging.swap(true, Ordering::SeqCst) {
@@ -469,6 +486,8 @@ impl Inner {
 
     async fn purge(self: Arc<Self>) {
         let past = lock(&self.machine).past();
+        // Whoever wanted to apply meanwhile has left it to this.
+        self.apply_committed();
         let needed_from = lock(&self.core).lead().and_then(|lead| lead.needed_from());
         let saved = match past {
             // A follower that keeps up is not made to begin anew.

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::votes::snapshot_key;
 use crate::GroupId;
 use crate::consensus::members::Members;
+use crate::consensus::wire::INDEX_MAX;
 use crate::log::{LogPosition, Purged};
 use crate::writer::Writer;
 
@@ -75,7 +76,7 @@ impl Snapshot {
         let (head, _) = rest.split_at_checked(u32::from_be_bytes(*length) as usize).ok_or_else(malformed)?;
         let state = bytes.slice(4 + head.len()..);
         let Head { purged, start_offset, batch_epoch, batch_time_us, members, members_since } = serde_json::from_slice(head)?;
-        if start_offset < 0 || purged.next_offset < 0 {
+        if start_offset < 0 || purged.next_offset < 0 || purged.index > INDEX_MAX {
             return Err(malformed());
         }
         Ok(Snapshot { purged, start_offset, batch_epoch, batch_time_us, members, members_since, state })

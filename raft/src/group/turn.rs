@@ -25,6 +25,8 @@ pub(super) type AfterSave = Box<dyn FnOnce() + Send>;
 pub(super) struct Saving {
     under_way: usize,
     then: Vec<AfterSave>,
+    /// One never got there: nothing that needs it is ever done.
+    failed: bool,
 }
 
 impl Inner {
@@ -55,8 +57,10 @@ impl Inner {
         if let Some(reason) = core.failure() {
             lock(&self.proposers).stop(reason);
         }
-        self.publish(core);
-        self.clock.arm(self.id, core.due());
+        if !self.stopped.load(Ordering::SeqCst) {
+            self.publish(core);
+            self.clock.arm(self.id, core.due());
+        }
     }
 
     fn carry_out_one(self: &Arc<Self>, core: &mut Core, effect: Effect) {
@@ -94,6 +98,7 @@ impl Inner {
         let done: Flushed = Box::new(move |result| {
             let then = {
                 let mut saving = lock(&inner.saving);
+                saving.failed |= result.is_err();
                 saving.under_way -= 1;
                 if saving.under_way == 0 { std::mem::take(&mut saving.then) } else { Vec::new() }
             };
@@ -113,16 +118,20 @@ impl Inner {
     /// Calls `then` once no vote is on its way to the disk.
     pub(super) fn when_saved(&self, then: AfterSave) {
         let mut saving = lock(&self.saving);
-        if saving.under_way > 0 {
-            saving.then.push(then);
-        } else {
-            drop(saving);
-            then();
+        match (saving.failed, saving.under_way) {
+            (true, _) => {}
+            (false, 0) => {
+                drop(saving);
+                then();
+            }
+            (false, _) => saving.then.push(then),
         }
     }
 
-    pub(super) fn is_saving(&self) -> bool {
-        lock(&self.saving).under_way > 0
+    /// Every vote that was to be saved is durable.
+    pub(super) fn is_saved(&self) -> bool {
+        let saving = lock(&self.saving);
+        saving.under_way == 0 && !saving.failed
     }
 
     /// Appends as the leader.
@@ -164,6 +173,10 @@ impl Inner {
             epoch: if self.mirror { epoch.saturating_add(applied.batch_epoch) } else { epoch },
             is_leader: leads && applied.term == term,
         };
+        let led = self.led.swap(if leads { term } else { 0 }, Ordering::SeqCst);
+        if led > 0 && !(leads && led == term) {
+            (self.released)(self.id, led);
+        }
         if self.leadership_told.send_if_modified(|held| std::mem::replace(held, now) != now) {
             (self.watch)(self.id, now);
         }
@@ -193,7 +206,9 @@ impl Inner {
                 if now.term != before.term || (self.mirror && now.batch_epoch != before.batch_epoch) {
                     let mut core = lock(&self.core);
                     core.forget_members_before(now.index);
-                    self.publish(&core);
+                    if !self.stopped.load(Ordering::SeqCst) {
+                        self.publish(&core);
+                    }
                 }
             }
             drop(machine);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Node, NodeWeak};
 use crate::NodeId;
+use crate::group::Group;
 use crate::group::clock::Clock;
 use crate::peer::liveness::{Bond, Liveness};
 
@@ -50,16 +51,24 @@ impl Node {
             }
         }
         if lost {
-            self.groups().iter().filter(|group| group.leadership().borrow().leader == Some(self.inner.config.node_id)).for_each(|group| {
-                group.mind_quorum();
-            });
+            self.led().iter().for_each(Group::mind_quorum);
         }
     }
 
-    /// What this node leads is sent to a neighbour that can be reached again, or has promised anew.
-    pub(super) fn greet(&self, peer: NodeId) {
-        for group in self.groups().iter().filter(|group| group.leadership().borrow().leader == Some(self.inner.config.node_id)) {
-            group.greet(peer);
-        }
+    /// A neighbour that has promised anew is to say so for what this node leads.
+    fn greet(&self, peer: NodeId) {
+        self.led().iter().for_each(|group| group.greet(peer));
+    }
+
+    /// There is another connection to a neighbour.
+    pub(super) fn reconnected(&self, peer: NodeId) {
+        self.led().iter().for_each(|group| group.reconnected(peer));
+    }
+
+    /// Groups that this node leads, as it believes.
+    fn led(&self) -> Vec<Group> {
+        let mut groups = self.groups();
+        groups.retain(|group| group.leadership().borrow().leader == Some(self.inner.config.node_id));
+        groups
     }
 }

@@ -245,7 +245,10 @@ impl Node {
     /// From now on these are the other nodes of the region, each with the addresses where it may be reached. This node's own number is ignored.
     pub fn set_peers(&self, mut addresses: BTreeMap<NodeId, Vec<String>>) {
         addresses.remove(&self.inner.config.node_id);
+        let removed: Vec<NodeId> = self.inner.peers.known().into_iter().filter(|peer| !addresses.contains_key(peer)).collect();
         self.inner.peers.set(addresses);
+        // Nobody will say of them that they are gone.
+        removed.into_iter().for_each(|peer| self.take_over(peer));
     }
 
     /// Where everything of this node lies.

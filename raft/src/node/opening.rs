@@ -12,7 +12,7 @@ use super::repairs::{self, VOTES_LOST};
 use super::{CHANGING, CONTROLLER_ROLLING, Inner, Node, NodeConfig, NodeError, NodeWeak, read, write};
 use crate::control::{Control, Machine};
 use crate::group::machine::Host;
-use crate::group::{Group, LeadershipWatch, Plan, Surroundings};
+use crate::group::{Group, LeadershipWatch, Plan, ReleaseWatch, Surroundings};
 use crate::partition::producers::Producers;
 use crate::partition::{Leadership, Partition, PartitionSpec};
 use crate::{GroupId, NodeId};
@@ -50,15 +50,21 @@ impl Node {
         let (node, id) = (self.clone(), plan.id);
         let start = async move {
             let Inner { env, writer, memory, peers, config, liveness, clock, runtime, .. } = &*node.inner;
-            let (watch, takes_part) = (node.leadership_watch(), node.inner.lives.watch());
+            let (watch, released, takes_part) = (node.leadership_watch(), node.release_watch(), node.inner.lives.watch());
             let NodeConfig { node_id, timing, .. } = *config;
-            let around = Surroundings { env, writer, memory, peers, liveness, clock, runtime, takes_part, node_id, timing, watch };
+            let around =
+                Surroundings { env, writer, memory, peers, liveness, clock, runtime, takes_part, node_id, timing, watch, released };
             Group::start(around, plan)
         };
         let group = self.inner.runtime.spawn(start).await.map_err(|error| NodeError::Raft(error.to_string()))??;
         let (log, weak) = (group.log(), NodeWeak(Arc::downgrade(&self.inner)));
         self.inner.runtime.spawn(repairs::withdraw_when_damaged(weak, log.watch_damage(), id, log.number()));
         Ok(group)
+    }
+
+    fn release_watch(&self) -> ReleaseWatch {
+        let telling = self.inner.telling.clone();
+        Arc::new(move |group, term| telling.released(group, term))
     }
 
     fn leadership_watch(&self) -> LeadershipWatch {
@@ -109,6 +115,7 @@ impl Node {
         };
         let control = Control::new(group, self.inner.peers.clone(), self.inner.config.node_id);
         *write(&self.inner.control) = Some(control.clone());
+        control.group().wind();
         Ok(control)
     }
 
@@ -138,6 +145,7 @@ impl Node {
         };
         let partition = Partition::new(spec, group, producers);
         write(&self.inner.partitions).insert(partition.id(), partition.clone());
+        partition.group().wind();
         // Found out while it was opened: whoever closes all that is open may have missed it.
         if self.distrusted(partition.id()).is_some() {
             return Err(self.withdraw_open(partition.id(), VOTES_LOST.to_owned(), false).await);

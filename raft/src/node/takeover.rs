@@ -26,7 +26,7 @@ pub(super) async fn watch(node: NodeWeak, liveness: Liveness) {
 }
 
 impl Node {
-    fn take_over(&self, lost: NodeId) {
+    pub(super) fn take_over(&self, lost: NodeId) {
         let orphaned = self.groups().iter().filter(|group| group.orphaned_by(lost, self.patience(group, lost))).count();
         if orphaned > 0 {
             tracing::info!(node = lost, groups = orphaned, "a node is gone; what it led is led by others");

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use super::{Node, NodeWeak, lock};
 use crate::partition::Leadership;
 use crate::peer::client::Peers;
-use crate::peer::frame::{self, Kind, Led};
+use crate::peer::frame::{self, Kind, Led, Position};
 use crate::{GroupId, NodeId};
 
 /// Changes within this time are told together.
@@ -30,6 +30,8 @@ pub(super) struct Telling {
 struct Held {
     led: BTreeMap<GroupId, i32>,
     changes: BTreeMap<GroupId, Option<i32>>,
+    /// Terms that this node led and leads no more.
+    released: BTreeMap<GroupId, u64>,
 }
 
 impl Telling {
@@ -48,6 +50,17 @@ impl Telling {
         held.changes.insert(group, epoch);
         self.stirred.notify_one();
         (before.is_some() != epoch.is_some()).then_some(epoch.is_some())
+    }
+
+    /// This node led the group in that term, and leads it no more.
+    pub fn released(&self, group: GroupId, term: u64) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).released.insert(group, term);
+        self.stirred.notify_one();
+    }
+
+    fn take_released(&self) -> Vec<Position> {
+        let released = std::mem::take(&mut self.held.lock().unwrap_or_else(PoisonError::into_inner).released);
+        released.into_iter().map(|(group, term)| (group, term, 0)).collect()
     }
 
     fn take_changes(&self) -> Vec<(GroupId, Option<i32>)> {
@@ -79,7 +92,7 @@ pub(super) async fn tell(node: NodeWeak, telling: std::sync::Arc<Telling>, peers
             let Some(session) = peers.session(peer) else { continue };
             let whole = told.get(&peer) != Some(&session);
             if whole {
-                node.greet(peer);
+                node.reconnected(peer);
             }
             let groups = if whole { telling.all() } else { changes.clone() };
             if !whole && groups.is_empty() {
@@ -94,8 +107,7 @@ pub(super) async fn tell(node: NodeWeak, telling: std::sync::Arc<Telling>, peers
         if let Some(group) = changes.iter().find(|(_, epoch)| epoch.is_none()) {
             tracing::debug!(group = ?group.0, "led no more");
         }
-        let led_no_more: Vec<GroupId> = changes.iter().filter(|(_, epoch)| epoch.is_none()).map(|(group, _)| *group).collect();
-        node.release_led_no_more(&led_no_more);
+        node.release_all(&telling.take_released());
     }
 }
 

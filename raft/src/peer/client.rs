@@ -219,6 +219,11 @@ impl Peers {
         peer.queue.send(Item::Source(source)).map_err(|_| not_connected())
     }
 
+    /// Bytes that wait to be sent to that node.
+    pub fn queued_bytes(&self, node: NodeId) -> u64 {
+        self.read().get(&node).map_or(0, |peer| peer.queued_bytes.load(Ordering::Relaxed))
+    }
+
     /// Sends what `source` has made without being asked for it.
     pub fn send(&self, node: NodeId, request: Request, source: Arc<dyn Source>, ticket: Ticket) -> io::Result<()> {
         let peer = self.read().get(&node).cloned().ok_or_else(not_connected)?;

@@ -10,6 +10,7 @@
 //! [`Bond`] that the follower's last answer named, and hold their lease for [`Spans::lease`] after that, which is shorter than the promise.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -80,6 +81,8 @@ struct Inner {
     spans: Spans,
     lives: RwLock<BTreeMap<NodeId, Arc<Mutex<Life>>>>,
     stirred: Notify,
+    /// Where the promises to the next neighbour begin.
+    promises: AtomicU64,
 }
 
 fn lock(life: &Mutex<Life>) -> MutexGuard<'_, Life> {
@@ -89,14 +92,25 @@ fn lock(life: &Mutex<Life>) -> MutexGuard<'_, Life> {
 impl Liveness {
     /// `process` names this run of this node, and no other.
     pub fn new(process: u64, timing: Timing) -> Liveness {
-        Liveness { inner: Arc::new(Inner { process, spans: Spans::of(timing), lives: RwLock::default(), stirred: Notify::new() }) }
+        Liveness {
+            inner: Arc::new(Inner {
+                process,
+                spans: Spans::of(timing),
+                lives: RwLock::default(),
+                stirred: Notify::new(),
+                promises: AtomicU64::new(1),
+            }),
+        }
     }
 
     /// From now on these are the neighbours; what is known of those that stay is kept.
     pub fn set(&self, neighbours: impl Iterator<Item = NodeId>) {
         let mut lives = self.inner.lives.write().unwrap_or_else(PoisonError::into_inner);
         let known = std::mem::take(&mut *lives);
-        *lives = neighbours.map(|node| (node, known.get(&node).cloned().unwrap_or_default())).collect();
+        // A number that no earlier promise had: one that was forgotten may be counted on still.
+        let first = || Life { promise: self.inner.promises.fetch_add(1 << 32, Ordering::Relaxed), ..Life::default() };
+        let life = |node: &NodeId| known.get(node).cloned().unwrap_or_else(|| Arc::new(Mutex::new(first())));
+        *lives = neighbours.map(|node| (node, life(&node))).collect();
     }
 
     fn all(&self) -> Vec<(NodeId, Arc<Mutex<Life>>)> {

@@ -13,9 +13,13 @@ pub(crate) fn answer(group: &Group, question: Bytes) -> Result<Bytes, String> {
 }
 
 fn reply(group: &Group, question: Question) -> Result<Reply, String> {
-    let not_leading = || match group.leadership().borrow().leader {
-        None if group.has_held_nothing() => Reply::Empty,
-        leader => Reply::NotLeading { leader },
+    let not_leading = || {
+        // Let go of before the group is asked, which tells of its leadership under a lock of its own.
+        let leader = group.leadership().borrow().leader;
+        match leader {
+            None if group.has_held_nothing() => Reply::Empty,
+            leader => Reply::NotLeading { leader },
+        }
     };
     let Some(term) = group.leading_term().filter(|term| *term >= question.term_min) else { return Ok(not_leading()) };
     let log = group.log();
