@@ -208,6 +208,7 @@ impl Core {
     pub fn vote(&self) -> Vote {
         self.vote
     }
+    #[cfg(feature = "sim")]
     pub fn role(&self) -> &Role {
         &self.role
     }

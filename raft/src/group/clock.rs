@@ -66,6 +66,7 @@ impl Clock {
         }
     }
 
+    #[cfg(any(test, feature = "sim"))]
     pub fn waits(&self, group: GroupId) -> bool {
         self.moments().of.contains_key(&group)
     }
