@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::env::{Disk, DiskSpace, Env, File};
@@ -195,8 +194,8 @@ impl File for RoomyFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.file.read_at(buffer, offset)
     }
-    fn read_ahead(&self, offset: u64, bytes: usize) -> io::Result<Bytes> {
-        self.file.read_ahead(offset, bytes)
+    fn read_past_cache(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_past_cache(buffer, offset)
     }
     fn write_all_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         self.space.with_room(|| self.file.write_all_at(slices, offset))

@@ -96,6 +96,7 @@ fn of_storage(stats: &NodeStats, memory: MemoryStats) -> Vec<Family> {
         reads,
         Family::single("meridian_tail_cache_bytes", Kind::Gauge, "Recent records in memory.", memory.tail_bytes as f64),
         Family::single("meridian_index_cache_bytes", Kind::Gauge, "Indexes of closed segments in memory.", memory.index_bytes as f64),
+        Family::single("meridian_read_chunks_bytes", Kind::Gauge, "Chunks read from the disk a moment ago.", memory.chunk_bytes as f64),
         Family::single("meridian_raft_elections_total", Kind::Counter, "Leaderships this node has won.", stats.elections as f64),
     ]
 }

@@ -14,11 +14,10 @@ use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
 use rustix::fs::{Mode, OFlags};
 
 /// What offsets, lengths and memory are aligned to. A file system that wants more refuses, and is written through the page cache.
-const BLOCK_BYTES: u64 = 4096;
+pub(crate) const BLOCK_BYTES: u64 = 4096;
 /// The most that one system call writes; each thread that writes holds a buffer of up to this size.
 const CHUNK_BYTES_MAX: usize = 512 << 10;
 /// Files that end before this are written through the page cache: of thousands of small ones each would take a second descriptor.
@@ -62,29 +61,23 @@ impl Direct {
         }
     }
 
-    /// What is asked for, or less at the file's end; None where it has to be read through the page cache.
-    pub(super) fn read(&self, file: &fs::File, offset: u64, bytes: usize) -> io::Result<Option<Bytes>> {
+    /// What is read; None where that has to be done through the page cache.
+    pub(super) fn read(&self, file: &fs::File, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
+        let place = [offset, buffer.len() as u64, buffer.as_ptr().addr() as u64];
+        if place.iter().any(|number| number % BLOCK_BYTES != 0) {
+            return Ok(None);
+        }
         let Some(direct) = self.of(file) else { return Ok(None) };
-        let skip = (offset % BLOCK_BYTES) as usize;
-        let size = (skip + bytes).next_multiple_of(BLOCK_BYTES as usize);
-        let mut buffer = vec![0; size + BLOCK_BYTES as usize];
-        let start = buffer.as_ptr().align_offset(BLOCK_BYTES as usize);
-        let mut filled = 0;
-        // What is not a whole number of blocks ends with the file.
-        while filled < size && filled % BLOCK_BYTES as usize == 0 {
-            match direct.read_at(&mut buffer[start + filled..start + size], offset - skip as u64 + filled as u64) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
+        loop {
+            match direct.read_at(buffer, offset) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if is_refusal(&error) => {
                     self.refuse(&error);
                     return Ok(None);
                 }
-                Err(error) => return Err(error),
+                read => return read.map(Some),
             }
         }
-        let read = Bytes::from(buffer);
-        Ok(Some(read.slice(start + skip.min(filled)..start + filled.min(skip + bytes).max(skip.min(filled)))))
     }
 }
 

@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -18,6 +17,7 @@ mod real;
 #[cfg(feature = "sim")]
 mod simulated;
 
+pub(crate) use direct::BLOCK_BYTES;
 pub use mutations::Mutations;
 #[cfg(feature = "sim")]
 pub use simulated::{Ear, Ills, Said, SimDisk};
@@ -90,10 +90,10 @@ pub struct DiskSpace {
 #[expect(clippy::len_without_is_empty, reason = "asking a file costs a system call and may fail; nobody needs a second way")]
 pub trait File: Debug + Send + Sync {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
-    /// Reads up to so many bytes from `offset` on, fewer at the file's end, for somebody who goes through it: a long read leaves no trace in the
-    /// system's memory, where it would take the place of what is read often.
-    fn read_ahead(&self, offset: u64, bytes: usize) -> io::Result<Bytes> {
-        read_plainly(self, offset, bytes)
+    /// Reads for somebody who goes through the file: a long read of whole blocks ([`BLOCK_BYTES`]: place, length and memory) leaves no trace in
+    /// the system's memory, where it would be copied and take the place of what is read often.
+    fn read_past_cache(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.read_at(buffer, offset)
     }
     /// Writes every byte of every slice, in order, from `offset` on.
     fn write_all_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
@@ -110,19 +110,6 @@ pub trait File: Debug + Send + Sync {
     fn written_until(&self) -> io::Result<u64> {
         self.len()
     }
-}
-
-fn read_plainly<F: File + ?Sized>(file: &F, offset: u64, bytes: usize) -> io::Result<Bytes> {
-    let mut buffer = vec![0; bytes];
-    let mut filled = 0;
-    while filled < bytes {
-        match file.read_at(&mut buffer[filled..], offset + filled as u64)? {
-            0 => break,
-            count => filled += count,
-        }
-    }
-    buffer.truncate(filled);
-    Ok(buffer.into())
 }
 
 /// A byte stream between two nodes.

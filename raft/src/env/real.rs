@@ -8,13 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::direct::{Appender, Direct};
-use super::{Clock, Disk, DiskSpace, Env, File, Listener, Net, Random, Stream, read_plainly};
+use super::{Clock, Disk, DiskSpace, Env, File, Listener, Net, Random, Stream};
 
 /// Kernels take at most this many slices in one `pwritev` (`IOV_MAX` on Linux).
 const SLICES_MAX: usize = 1024;
@@ -135,12 +134,9 @@ impl File for RealFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.file.read_at(buffer, offset)
     }
-    fn read_ahead(&self, offset: u64, bytes: usize) -> io::Result<Bytes> {
-        let read = if bytes < READ_PAST_CACHE_BYTES_MIN { None } else { self.direct.read(&self.file, offset, bytes)? };
-        match read {
-            Some(read) => Ok(read),
-            None => read_plainly(self, offset, bytes),
-        }
+    fn read_past_cache(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let read = if buffer.len() < READ_PAST_CACHE_BYTES_MIN { None } else { self.direct.read(&self.file, buffer, offset)? };
+        read.map_or_else(|| self.read_at(buffer, offset), Ok)
     }
     fn write_all_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         let mut appender = self.appender();
@@ -244,7 +240,7 @@ mod tests {
     use rand::rngs::StdRng;
     use rand::{Rng, SeedableRng};
 
-    use crate::env::{Env, File};
+    use crate::env::{BLOCK_BYTES, Env, File};
 
     #[test]
     fn what_was_written_is_never_taken_for_merely_reserved() {
@@ -305,10 +301,15 @@ mod tests {
             }
             assert!(held.starts_with(&self.model), "{what}: the bytes are others");
             assert!(held[self.model.len()..].iter().all(|byte| *byte == 0), "{what}: behind the end stand no zeros");
-            for bytes in [700, 70_000, 900_000] {
+            let block = usize::try_from(BLOCK_BYTES).expect("short");
+            for bytes in [700, 70_000, 18 * block, 220 * block] {
                 let from = self.random.random_range(0..=held.len());
-                let read = self.file.read_ahead(from as u64, bytes).expect("read");
-                assert!(read == held[from..(from + bytes).min(held.len())], "{what}: {bytes} bytes read ahead from {from}");
+                let from = if bytes % block == 0 { from - from % block } else { from };
+                let mut memory = vec![1; bytes + block];
+                let begin = memory.as_ptr().align_offset(block);
+                let read = self.file.read_past_cache(&mut memory[begin..begin + bytes], from as u64).expect("read");
+                let expected = &held[from..(from + bytes).min(held.len())];
+                assert!(memory[begin..begin + read] == *expected, "{what}: {bytes} bytes read past the cache from {from}");
             }
         }
     }

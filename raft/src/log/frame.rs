@@ -116,6 +116,11 @@ fn head_crc(payload: &[u8]) -> u32 {
 }
 
 impl FrameHeader {
+    /// What the frame takes of its file.
+    pub(super) fn frame_bytes(&self) -> u64 {
+        (FRAME_HEADER_BYTES + self.length) as u64
+    }
+
     /// `head`: a batch's payload, at least as far as its header goes.
     pub(super) fn head_is_sound(&self, head: &[u8]) -> bool {
         self.head_crc.is_none_or(|crc| crc == head_crc(head))

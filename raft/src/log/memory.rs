@@ -1,5 +1,5 @@
-//! What all logs of a node together keep in memory: recent entries, which whoever follows the tail reads, and indexes of closed segments. Both have
-//! a budget; what is oldest, or was used longest ago, goes first.
+//! What all logs of a node together keep in memory: recent entries, which whoever follows the tail reads, indexes of closed segments, and chunks of
+//! what was read from the disk. Each has a budget; what is oldest, or was used longest ago, goes first.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::chunks::Chunks;
 use super::index::Points;
 use super::{Inner, LogEntry};
 use crate::env::File;
@@ -39,6 +40,7 @@ struct Shared {
     /// In the order in which entries came, whatever the log.
     tickets: Mutex<VecDeque<Ticket>>,
     indexes: Mutex<Indexes>,
+    chunks: Chunks,
     logs: AtomicU64,
     read_memory_bytes: AtomicU64,
     read_disk_bytes: AtomicU64,
@@ -49,6 +51,8 @@ struct Shared {
 pub struct MemoryStats {
     pub tail_bytes: u64,
     pub index_bytes: u64,
+    /// Read from the disk a moment ago, for whoever reads on there.
+    pub chunk_bytes: u64,
     pub read_memory_bytes: u64,
     pub read_disk_bytes: u64,
 }
@@ -97,6 +101,7 @@ impl Default for Memory {
                 tail_bytes: AtomicUsize::new(0),
                 tickets: Mutex::default(),
                 indexes: Mutex::new(indexes),
+                chunks: Chunks::default(),
                 logs: AtomicU64::new(0),
                 read_memory_bytes: AtomicU64::new(0),
                 read_disk_bytes: AtomicU64::new(0),
@@ -114,10 +119,11 @@ impl Memory {
     }
 
     pub fn stats(&self) -> MemoryStats {
-        let Shared { tail_bytes, indexes, read_memory_bytes, read_disk_bytes, .. } = &*self.shared;
+        let Shared { tail_bytes, indexes, chunks, read_memory_bytes, read_disk_bytes, .. } = &*self.shared;
         MemoryStats {
             tail_bytes: tail_bytes.load(Ordering::Relaxed) as u64,
             index_bytes: lock(indexes).bytes as u64,
+            chunk_bytes: chunks.bytes() as u64,
             read_memory_bytes: read_memory_bytes.load(Ordering::Relaxed),
             read_disk_bytes: read_disk_bytes.load(Ordering::Relaxed),
         }
@@ -156,6 +162,7 @@ impl Memory {
 
     /// Lets go of what came first while there is too much, and of what has grown old. No log's state may be locked by the caller.
     pub(crate) fn trim(&self) {
+        self.shared.chunks.trim();
         loop {
             let over = self.shared.tail_bytes.load(Ordering::Relaxed) > self.shared.tail_bytes_max.load(Ordering::Relaxed);
             let ticket = {
@@ -184,12 +191,19 @@ impl Memory {
         lock(&self.shared.indexes).insert((log, base_index), index);
     }
 
-    pub(super) fn forget_index(&self, log: u64, base_index: u64) {
+    pub(super) fn chunks(&self) -> &Chunks {
+        &self.shared.chunks
+    }
+
+    /// Forgets index and chunks.
+    pub(super) fn forget_segment(&self, log: u64, base_index: u64) {
         lock(&self.shared.indexes).remove((log, base_index));
+        self.shared.chunks.forget_segment(log, base_index);
     }
 
     pub(super) fn forget_log(&self, log: u64) {
         lock(&self.shared.indexes).remove_log(log);
+        self.shared.chunks.forget_log(log);
     }
 }
 
@@ -354,7 +368,7 @@ mod tests {
         assert!([(0, 0), (0, 2), (1, 3), (0, 4)].into_iter().all(|(log, base)| memory.index(log, base).is_some()));
         memory.forget_log(0);
         assert_eq!(memory.stats().index_bytes, INDEX_BYTES_MIN as u64);
-        memory.forget_index(1, 3);
+        memory.forget_segment(1, 3);
         assert_eq!(memory.stats().index_bytes, 0);
     }
 }

@@ -1,8 +1,8 @@
 //! One group's log on disk: segments of checksummed frames, and the indexes that are rebuilt from them. It is the Raft log and the partition log in one.
 //!
 //! [`frame`] is the bytes of a segment, [`segment`] one file of them, [`index`] and [`sidecar`] its sparse index in memory and beside it on disk,
-//! [`state`] what memory knows of all, [`memory`] what the logs of a node share; [`append`], [`truncate`], [`read`] and
-//! [`lookup`] are what is done with a log, [`retention`] is where it begins, [`recovery`] what a restart finds.
+//! [`state`] what memory knows of all, [`memory`] what the logs of a node share, [`chunks`] of it what was read from the disk; [`append`],
+//! [`truncate`], [`read`] and [`lookup`] are what is done with a log, [`retention`] is where it begins, [`recovery`] what a restart finds.
 
 use std::io;
 use std::ops::Range;
@@ -17,6 +17,7 @@ use crate::env::{Env, Mutations};
 use crate::writer::Writer;
 
 mod append;
+mod chunks;
 mod frame;
 mod frames;
 mod index;
@@ -250,6 +251,11 @@ impl Log {
             held.get_or_insert(what);
             first
         });
+    }
+
+    /// Work must stay on the calling thread.
+    pub(crate) fn is_simulated(&self) -> bool {
+        self.inner.env.disk.is_simulated()
     }
 
     pub(crate) fn mutations(&self) -> Mutations {

@@ -192,7 +192,7 @@ impl Log {
                 return;
             }
             let gone = state.purge(purged);
-            gone.iter().for_each(|segment| self.inner.memory.forget_index(self.inner.number, segment.base_index));
+            gone.iter().for_each(|segment| self.inner.memory.forget_segment(self.inner.number, segment.base_index));
             gone.iter().map(|segment| segment_path(&self.inner.dir, segment.base_index)).collect()
         };
         let (env, dir) = (self.inner.env.clone(), self.inner.dir.clone());

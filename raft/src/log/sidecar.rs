@@ -139,7 +139,7 @@ impl Log {
             Closed { base_index, base_offset: segment.base_offset, end: segment.end, cuts }
         };
         if held.is_none_or(|(facts, _)| facts.end != closed.end) {
-            memory.forget_index(*number, base_index);
+            memory.forget_segment(*number, base_index);
             self.index(closed)?;
         }
         Ok(())

@@ -1,10 +1,26 @@
 //! What a log knows of itself in memory, all of it rebuilt from the files.
 
+use std::collections::VecDeque;
+
 use super::index::{Facts, Placed};
 use super::memory::{Memory, Tail};
 use super::retention::Purged;
 use super::segment::Segment;
 use super::{EntryHead, LogPosition, Rolling};
+
+/// Trails that a log keeps: of as many readers at once.
+const TRAILS_MAX: usize = 16;
+
+/// Where a reader goes on that has read up to here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Trail {
+    pub(super) index: u64,
+    /// The offset that it will ask for, where that is known.
+    pub(super) offset: Option<i64>,
+    /// The segment, and where in it the entry stands.
+    pub(super) base_index: u64,
+    pub(super) position: u64,
+}
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -27,6 +43,8 @@ pub(super) struct State {
     pub(super) rolling: Rolling,
     /// How often a segment was closed.
     pub(super) closings: u64,
+    /// Where readers of what is on disk came to a halt, the last one first.
+    pub(super) trails: VecDeque<Trail>,
 }
 
 impl State {
@@ -45,6 +63,7 @@ impl State {
             cuts: 0,
             rolling,
             closings: 0,
+            trails: VecDeque::new(),
         }
     }
 
@@ -75,6 +94,7 @@ impl State {
         };
         let gone = self.segments.drain(..gone).collect();
         self.tail.drop_before(purged.index + 1);
+        self.trails.retain(|trail| trail.index > purged.index);
         if ends_before {
             self.last = Some(purged.position());
             self.next_offset = purged.next_offset;
@@ -90,6 +110,12 @@ impl State {
         self.flushed_next = self.flushed_next.max(purged.index + 1);
         self.purged = Some(purged);
         gone
+    }
+
+    pub(super) fn leave_trail(&mut self, trail: Trail) {
+        self.trails.retain(|held| held.index != trail.index);
+        self.trails.truncate(TRAILS_MAX - 1);
+        self.trails.push_front(trail);
     }
 
     /// Accounts for one frame at the end of the last segment.

@@ -53,7 +53,7 @@ impl Log {
         if let Some(plan) = plan {
             let Inner { memory, number, .. } = &*self.inner;
             let touched = plan.removed.iter().chain(plan.shortened.as_ref().map(|cut| &cut.base_index));
-            touched.for_each(|base_index| memory.forget_index(*number, *base_index));
+            touched.for_each(|base_index| memory.forget_segment(*number, *base_index));
             state.take_back(plan, keep, heads.first());
         }
         Ok(outcome)
@@ -166,6 +166,7 @@ impl State {
         self.last = last.map(|(position, _)| position);
         self.last_append_time_us = last.map_or(0, |(_, time_us)| time_us);
         self.tail.drop_from(keep);
+        self.trails.clear();
         self.flushed_next = self.flushed_next.min(keep);
     }
 }

@@ -7,6 +7,7 @@ pub(crate) mod producers;
 mod retention;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -175,8 +176,9 @@ impl Partition {
         if !(start..=end).contains(&offset) {
             return std::future::ready(Err(ReadError::OutOfRange { offset, start, end })).boxed();
         }
-        let read = self.look(move |log| if offset == end { Ok(Vec::new()) } else { log.read_batches(offset, end, bytes_max) });
         let log = self.inner.group.log().clone();
+        let waits = offset < end && !log.is_recent(offset);
+        let read = self.look(waits, move |log| if offset == end { Ok(Vec::new()) } else { log.read_batches(offset, end, bytes_max) });
         async move {
             let batches = read.await?;
             // What was asked for may have been let go meanwhile; what follows on it is no answer.
@@ -189,20 +191,35 @@ impl Partition {
     /// First committed record whose timestamp is at or after `timestamp_ms`, exact to the record.
     pub fn offset_for_timestamp(&self, timestamp_ms: i64) -> BoxFuture<'static, Result<Option<OffsetAt>, ReadError>> {
         let end = self.high_watermark();
-        self.look(move |log| log.offset_for_timestamp(timestamp_ms, end))
+        self.look(true, move |log| log.offset_for_timestamp(timestamp_ms, end))
     }
     /// The committed record with the greatest timestamp (ListOffsets −3).
     pub fn offset_of_max_timestamp(&self) -> BoxFuture<'static, Result<Option<OffsetAt>, ReadError>> {
         let end = self.high_watermark();
-        self.look(move |log| log.offset_of_max_timestamp(end))
+        self.look(true, move |log| log.offset_of_max_timestamp(end))
     }
 
-    fn look<T>(&self, question: impl FnOnce(&Log) -> std::io::Result<T> + Send + 'static) -> BoxFuture<'static, Result<T, ReadError>>
+    /// Asks the log; a question that `waits` for the disk, on a thread that may: the tasks of other connections have none to lose.
+    fn look<T>(
+        &self,
+        waits: bool,
+        question: impl FnOnce(&Log) -> io::Result<T> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, ReadError>>
     where
         T: Send + 'static,
     {
         let log = self.inner.group.log().clone();
-        async move { question(&log).map_err(|error| ReadError::Storage(error.to_string())) }.boxed()
+        async move {
+            let answer = match tokio::runtime::Handle::try_current() {
+                Ok(runtime) if waits && !log.is_simulated() => {
+                    let answer = runtime.spawn_blocking(move || question(&log)).await;
+                    answer.unwrap_or_else(|error| Err(io::Error::other(error)))
+                }
+                _ => question(&log),
+            };
+            answer.map_err(|error| ReadError::Storage(error.to_string()))
+        }
+        .boxed()
     }
 
     /// OffsetForLeaderEpoch: the largest batch epoch ≤ `epoch` and the offset where it ends; None when the log knows none.
