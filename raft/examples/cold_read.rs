@@ -98,7 +98,10 @@ async fn fill(folder: &Path, partitions: usize, bytes: usize, records: usize) {
             partition.append(own)
         });
         let waiting_max = (WAITING_BYTES / batch.bytes().len()).clamp(1, 1024);
-        appends.buffered(waiting_max).for_each(|appended| std::future::ready(assert!(appended.is_ok(), "{appended:?}")))
+        appends.buffered(waiting_max).for_each(|appended| {
+            assert!(appended.is_ok(), "{appended:?}");
+            std::future::ready(())
+        })
     });
     // Together, so that the partitions' bytes lie among each other on the disk.
     futures_util::future::join_all(filling).await;
