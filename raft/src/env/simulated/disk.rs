@@ -152,6 +152,11 @@ impl SimDisk {
         state.durable_names.iter().map(|(path, file)| (path.clone(), lock(&file.content).durable.clone())).collect()
     }
 
+    /// One byte, as whoever reads the file finds it.
+    pub fn byte(&self, path: &Path, at: usize) -> Option<u8> {
+        lock(&self.state).names.get(path).and_then(|file| lock(&file.content).volatile.get(at).copied())
+    }
+
     /// Puts other bytes in a file's place, or none: a file system that lost or confused files. For a node that is down.
     pub fn replace(&self, path: &Path, bytes: Option<Vec<u8>>) {
         let mut state = lock(&self.state);

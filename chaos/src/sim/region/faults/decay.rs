@@ -21,6 +21,8 @@ const COPIES_MAX: usize = 7;
 const TOLD_WITHIN: Duration = Duration::from_secs(1);
 /// A connection over which a network cut has lost something is given up after this silence: until then the peer is not reached, though all is well.
 const REACHED_WITHIN: Duration = Duration::from_secs(1);
+/// Damage that was read is acted on within this time: a leader looks for another first, and the file may be purged meanwhile.
+const ACTED_ON_WITHIN: Duration = Duration::from_secs(1);
 
 pub(super) type Files = BTreeMap<PathBuf, Vec<u8>>;
 
@@ -37,8 +39,10 @@ pub(in crate::sim) struct Decay {
     well_since: Option<Duration>,
     /// It has lost votes, so that the other faults have to wait.
     votes_lost: bool,
-    /// The byte that was flipped where nothing may read it for long, as it reads since.
+    /// The byte that was flipped where it is found only when it is read, as it reads since.
     flipped: Option<(PathBuf, usize, u8)>,
+    /// Since when the node that rotted has been whole without a pause.
+    whole_since: Option<Duration>,
 }
 
 /// A disk as it was, and where its partitions' logs ended, and their high watermarks lay.
@@ -64,6 +68,7 @@ enum Loss {
 pub(in crate::sim) fn remember(run: &mut Run) {
     let now = run.sim.elapsed();
     run.decay.well_since = if run.all_is_well() { run.decay.well_since.or(Some(now)) } else { None };
+    all_whole(run);
     if run.sim.elapsed() < run.decay.copied_at + COPY_EVERY {
         return;
     }
@@ -117,6 +122,7 @@ fn strike(run: &mut Run, node: NodeId, loss: Option<Loss>) -> bool {
         None => rot(run, node, &old),
     };
     run.decay.votes_lost = rotten && loss.is_some();
+    run.decay.whole_since = None;
     lock(&run.sites[&node].promised).clear();
     if rotten {
         run.decay.rotten = Some(node);
@@ -130,22 +136,25 @@ fn strike(run: &mut Run, node: NodeId, loss: Option<Loss>) -> bool {
 /// Whether the last node that rotted has been brought back whole.
 fn all_whole(run: &mut Run) -> bool {
     let Some(node) = run.decay.rotten else { return true };
-    let site = &run.sites[&node];
-    if let Some((path, at, byte)) = &run.decay.flipped
-        && site.disk.copy().get(path).and_then(|bytes| bytes.get(*at)) == Some(byte)
-    {
-        return false;
-    }
-    run.decay.flipped = None;
-    let running = lock(&site.running);
-    let placed = site.streams.values().filter(|stream| lock(&stream.placement).hosts.contains(&node)).count();
-    let whole =
-        running.partitions.len() == placed && running.node.as_ref().is_some_and(|node| node.takes_part() && node.damaged().is_empty());
-    drop(running);
+    let now = run.sim.elapsed();
+    let since = is_whole(run, node).then(|| run.decay.whole_since.unwrap_or(now));
+    run.decay.whole_since = since;
+    let acted = if run.decay.flipped.is_some() { ACTED_ON_WITHIN } else { Duration::ZERO };
+    let whole = since.is_some_and(|since| since + acted <= now);
     if whole {
-        (run.decay.rotten, run.decay.votes_lost) = (None, false);
+        (run.decay.rotten, run.decay.votes_lost, run.decay.flipped) = (None, false, None);
     }
     whole
+}
+
+/// Whether the node takes part in all its groups, and the byte that was flipped, if any, reads as it did or is gone.
+fn is_whole(run: &Run, node: NodeId) -> bool {
+    let site = &run.sites[&node];
+    let flipped = run.decay.flipped.as_ref().is_some_and(|(path, at, byte)| site.disk.byte(path, *at) == Some(*byte));
+    let running = lock(&site.running);
+    let placed = site.streams.values().filter(|stream| lock(&stream.placement).hosts.contains(&node)).count();
+    let takes_part = running.node.as_ref().is_some_and(|node| node.takes_part() && node.damaged().is_empty());
+    !flipped && running.partitions.len() == placed && takes_part
 }
 
 /// Whether a node is on its way back from lost votes: another that is down or cut off now would be one too many.
@@ -161,11 +170,9 @@ pub(in crate::sim) fn needs_everybody(run: &mut Run) -> bool {
     run.decay.waits.is_some() || (run.decay.votes_lost && !all_whole(run))
 }
 
-/// The disk as it was a while ago, when its partitions were in use already: peers are told of what changes, so of a moment after that.
+/// The disk as it was a while ago.
 fn whole_disk(run: &mut Run, node: NodeId) -> Option<Files> {
-    let oldest = run.decay.copies.get(&node).filter(|copies| copies.len() == COPIES_MAX)?.front()?;
-    let in_use = !oldest.committed.is_empty() && oldest.committed.values().all(|watermark| *watermark > 0);
-    in_use.then(|| oldest.files.clone())
+    run.decay.copies.get(&node).filter(|copies| copies.len() == COPIES_MAX)?.front().map(|copy| copy.files.clone())
 }
 
 /// Damages the meta log, or has the whole disk come back old or empty.
@@ -200,7 +207,7 @@ pub(super) fn put_back(run: &mut Run, node: NodeId, old: &Files) {
     run.power_off(node, None);
     lose_votes(run, node, Loss::OldDisk, old);
     lock(&run.sites[&node].promised).clear();
-    (run.decay.rotten, run.decay.votes_lost) = (Some(node), true);
+    (run.decay.rotten, run.decay.votes_lost, run.decay.whole_since) = (Some(node), true, None);
 }
 
 /// A partition of the node of which all that an old copy holds has been committed for as long as the node may take to note it, and that copy of
@@ -232,7 +239,7 @@ fn rot_beneath(run: &mut Run, node: NodeId) -> bool {
         return false;
     }
     run.decay.rotten = Some(node);
-    run.decay.flipped = Some((path.clone(), at, bytes[at] ^ 1));
+    (run.decay.flipped, run.decay.whole_since) = (Some((path.clone(), at, bytes[at] ^ 1)), None);
     lock(&run.oracle).reached.rotten_beneath += 1;
     true
 }
@@ -258,10 +265,9 @@ fn rot(run: &mut Run, node: NodeId, old: &Files) -> bool {
     match run.random.random_range(0..4) {
         0 => {
             let at = run.random.random_range(0..written);
-            // What a closed segment holds is read by a start only where it has not been applied yet.
-            if path.extension().is_some_and(|end| end == "log") && !path.ends_with("meta.log") {
-                run.decay.flipped = Some((path.clone(), at, bytes[at] ^ 1));
-            }
+            // Of a closed segment a start reads next to nothing. What else a log has beside it can be had from it again.
+            let segment = path.extension().is_some_and(|extension| extension == "log") && !path.ends_with("meta.log");
+            run.decay.flipped = segment.then(|| (path.clone(), at, bytes[at] ^ 1));
             disk.flip_bit(path, at as u64).is_ok()
         }
         1 => {
