@@ -16,6 +16,8 @@ pub(crate) mod leader;
 pub(crate) mod members;
 mod progress;
 mod promise;
+#[cfg(test)]
+mod tests;
 pub(crate) mod wire;
 
 use std::io;
