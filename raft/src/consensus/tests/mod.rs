@@ -1,5 +1,6 @@
 //! The core alone, in worlds in memory: a randomised one that a witness watches, and small ones named after what could go wrong.
 
+mod feeding;
 mod hazards;
 mod network;
 mod site;
@@ -57,8 +58,9 @@ impl World {
     }
 
     fn append(&mut self, node: NodeId, entry: LogEntry) {
-        let site = self.site(node);
+        let site = self.sites.get_mut(&node).expect("a node of this world");
         site.place.write(site::Write::Entries(vec![entry.clone()]), vec![site::Done::Flushed]);
+        self.witness.appended(site, entry.index);
         site.core.stored(&[entry], &site.place);
         self.settle(node);
     }
@@ -121,15 +123,15 @@ impl World {
             45..53 => self.crash(one),
             53..68 => self.restart(one),
             68..72 => self.reopen(one),
-            72..78 if one != other => {
-                self.parted.insert((one, other));
-                self.sever(one, other);
-                self.sever(other, one);
-            }
-            78..80 => self.parted.extend(self.others(one).into_iter().map(|other| (one, other))),
+            72..78 if one != other => self.part(one, other),
+            78..80 => self.others(one).into_iter().for_each(|other| self.part(one, other)),
             80..86 => self.parted.clear(),
             86..90 if one != other => self.sever(one, other),
-            90..92 => drop(if self.slow.remove(&one) { false } else { self.slow.insert(one) }),
+            90..92 => {
+                if !self.slow.remove(&one) {
+                    self.slow.insert(one);
+                }
+            }
             92..95 => {
                 let site = self.site(one);
                 if site.up && site.leads() {

@@ -12,7 +12,6 @@ use crate::consensus::election::Answer;
 use crate::consensus::follower::{Append, Reply, Taken};
 use crate::consensus::leader::Next;
 use crate::log::LogPosition;
-use crate::peer::liveness::Bond;
 
 /// Few, so that a follower that lacks much takes several appends.
 const APPEND_ENTRIES_MAX: u64 = 4;
@@ -30,13 +29,13 @@ impl World {
         if !self.sites[&from].place.reaches(to) {
             return;
         }
-        if !self.calm && self.dice.in_thousand(2) {
-            return self.sever(from, to);
-        }
         self.next += 1;
         let number = self.next;
         if let Some(asked) = asked {
             self.waiting.insert(number, (from, to, asked));
+        }
+        if !self.calm && self.dice.in_thousand(2) {
+            return self.sever(from, to);
         }
         self.send(Packet { from, to, number, said });
     }
@@ -66,7 +65,9 @@ impl World {
 
     /// A connection breaks. What is on its way may arrive, but nothing is answered.
     pub fn sever(&mut self, from: NodeId, to: NodeId) {
-        self.site(from).place.reached.remove(&to);
+        if !self.site(from).place.reached.remove(&to) {
+            return;
+        }
         let numbers: Vec<u64> = self.waiting.iter().filter(|(_, (a, b, _))| (*a, *b) == (from, to)).map(|(number, _)| *number).collect();
         for number in numbers {
             if let Some((_, _, Asked::Append { session, term } | Asked::Snapshot { session, term })) = self.waiting.remove(&number) {
@@ -77,6 +78,15 @@ impl World {
         self.settle(from);
         let soon = self.dice.micros(150_000);
         self.plan_in_life(soon, Event::Dial { from, to }, u64::MAX);
+    }
+
+    /// They do not hear each other any more, and find that out a little later.
+    pub fn part(&mut self, one: NodeId, other: NodeId) {
+        self.parted.insert((one, other));
+        for (from, to) in [(one, other), (other, one)] {
+            let later = Duration::from_millis(300) + self.dice.micros(1_000_000);
+            self.plan_in_life(later, Event::Sever { from, to }, u64::MAX);
+        }
     }
 
     pub(super) fn dial(&mut self, from: NodeId, to: NodeId) {
@@ -254,7 +264,10 @@ impl World {
             self.ask(node, to, Said::Pulse { process }, Some(Asked::Pulse(Instant::now())));
             let now = self.sites[&node].place.liveness.bond(to);
             lost |= now.is_none();
-            let before = now.map_or_else(|| self.bonds.remove(&(node, to)), |bond: Bond| self.bonds.insert((node, to), bond));
+            let before = match now {
+                Some(bond) => self.bonds.insert((node, to), bond),
+                None => self.bonds.remove(&(node, to)),
+            };
             if now.is_some() && now != before {
                 let site = self.site(node);
                 site.core.contact(to, &site.place);
@@ -272,7 +285,7 @@ impl World {
     pub(super) fn watch(&mut self, node: NodeId) {
         for lost in self.sites[&node].place.liveness.newly_gone() {
             let soon = self.dice.micros(10_000);
-            self.plan_in_life(soon, Event::Orphan { node, lost }, u64::MAX);
+            self.plan(soon, Event::Orphan { node, lost });
         }
         let again = self.dice.micros(20_000);
         self.plan(again, Event::Watch(node));

@@ -58,13 +58,30 @@ pub(super) enum Asked {
 pub(super) enum Event {
     Arrive(Packet),
     /// The connection has room for a request.
-    Feed { from: NodeId, to: NodeId },
+    Feed {
+        from: NodeId,
+        to: NodeId,
+    },
     Flush(NodeId),
     Pulse(NodeId),
     Watch(NodeId),
-    Orphan { node: NodeId, lost: NodeId },
-    Release { from: NodeId, to: NodeId, tries: u32 },
-    Dial { from: NodeId, to: NodeId },
+    Orphan {
+        node: NodeId,
+        lost: NodeId,
+    },
+    Release {
+        from: NodeId,
+        to: NodeId,
+        tries: u32,
+    },
+    Dial {
+        from: NodeId,
+        to: NodeId,
+    },
+    Sever {
+        from: NodeId,
+        to: NodeId,
+    },
 }
 
 /// xorshift64, so that a seed tells everything.
@@ -123,12 +140,12 @@ impl World {
             parted: BTreeSet::new(),
             slow: BTreeSet::new(),
             calm: false,
-            pub(super) events: BTreeMap::new(),
+            events: BTreeMap::new(),
             next: 0,
-            pub(super) waiting: BTreeMap::new(),
-            pub(super) last_arrival: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            last_arrival: BTreeMap::new(),
             leading: BTreeSet::new(),
-            pub(super) bonds: BTreeMap::new(),
+            bonds: BTreeMap::new(),
             calls: (None, 0),
             sites,
         };
@@ -167,7 +184,9 @@ impl World {
 
     /// An event is void once the node it happens at has died.
     pub(super) fn plan(&mut self, after: Duration, event: Event) {
-        let (Event::Feed { from: node, .. } | Event::Flush(node) | Event::Pulse(node) | Event::Watch(node)) = event else {
+        let (Event::Feed { from: node, .. } | Event::Flush(node) | Event::Pulse(node) | Event::Watch(node) | Event::Orphan { node, .. }) =
+            event
+        else {
             return self.plan_in_life(after, event, u64::MAX);
         };
         let process = self.sites[&node].place.liveness.process();
@@ -232,6 +251,7 @@ impl World {
             }
             Event::Release { from, to, tries } if lives(self, from) => self.release(from, to, tries),
             Event::Dial { from, to } => self.dial(from, to),
+            Event::Sever { from, to } => self.sever(from, to),
             _ => {}
         }
     }
