@@ -170,9 +170,11 @@ pub(in crate::sim) fn needs_everybody(run: &mut Run) -> bool {
     run.decay.waits.is_some() || (run.decay.votes_lost && !all_whole(run))
 }
 
-/// The disk as it was a while ago.
+/// The disk as it was a while ago, when its partitions were in use already: peers are told of what changes, so of a moment after that.
 fn whole_disk(run: &mut Run, node: NodeId) -> Option<Files> {
-    run.decay.copies.get(&node).filter(|copies| copies.len() == COPIES_MAX)?.front().map(|copy| copy.files.clone())
+    let oldest = run.decay.copies.get(&node).filter(|copies| copies.len() == COPIES_MAX)?.front()?;
+    let in_use = !oldest.committed.is_empty() && oldest.committed.values().all(|watermark| *watermark > 0);
+    in_use.then(|| oldest.files.clone())
 }
 
 /// Damages the meta log, or has the whole disk come back old or empty.
