@@ -199,18 +199,19 @@ impl Core {
         let last = ground.last();
         let refused = |core: &Core| Answer::Now(Cast { granted: false, vote: core.vote, last });
         let Ballot { term, candidate, pre, .. } = ballot;
-        if self.failure.is_some() {
+        if self.failure.is_some() || !ground.takes_part() {
             return refused(self);
         }
         let again = term == self.vote.term && candidate == self.vote.node && !pre;
         if term <= self.vote.term && !again {
             return refused(self);
         }
-        if again {
-            return Answer::Saved(Cast { granted: true, vote: self.vote, last });
-        }
+        // Also of one that has this vote already: it may have lost what it held when it asked first.
         if ballot.last < last || ballot.last < self.bound_by {
             return refused(self);
+        }
+        if again {
+            return Answer::Saved(Cast { granted: true, vote: self.vote, last });
         }
         let sent = ballot.sent && self.vote.led && term == self.vote.term + 1;
         if sent {

@@ -191,7 +191,7 @@ impl Core {
             follower.failed(None);
             return Next::Nothing;
         }
-        if !follower.wants(ground.end()) {
+        if !follower.is_ready(ground.end()) {
             return Next::Nothing;
         }
         let (session, from, bare) = (follower.session, follower.next, follower.bare);

@@ -64,14 +64,15 @@ impl Progress {
 
     /// True if the host is to be asked to send now; it has been, then.
     pub fn schedule(&mut self, end: u64) -> bool {
-        let room = self.in_flight.len() < if self.probing { 1 } else { IN_FLIGHT_MAX };
-        let now = self.wants(end) && room && !self.scheduled && !self.busy && !self.lost && self.retry_at.is_none();
+        let now = self.is_ready(end) && !self.scheduled && !self.lost && self.retry_at.is_none();
         self.scheduled |= now;
         now
     }
 
-    pub fn wants(&self, end: u64) -> bool {
-        self.next < end || (self.contact && self.in_flight.is_empty())
+    /// There is something to send, and room for it.
+    pub fn is_ready(&self, end: u64) -> bool {
+        let wants = self.next < end || (self.contact && self.in_flight.is_empty());
+        wants && !self.busy && self.in_flight.len() < if self.probing { 1 } else { IN_FLIGHT_MAX }
     }
 
     /// The host can send now.

@@ -39,12 +39,13 @@ impl Core {
 
     /// The leader of `term` holds no lease any more: it has sent for another, or leads no more.
     pub fn was_released(&mut self, term: u64, patience: std::time::Duration, ground: &impl Ground) {
-        self.released = self.released.max(term);
-        let goes_on = self.failure.is_none();
-        if goes_on && self.lead().is_none() && self.vote.led && self.vote.term <= term && self.vote.node != self.id {
-            self.follows = None;
-            self.stand_within(patience, ground);
+        // A vote alone does not say who leads its term: that may be another, who has released nobody.
+        if self.failure.is_some() || !self.vote.led || self.vote.term > term || self.vote.node == self.id {
+            return;
         }
+        self.released = self.released.max(self.vote.term);
+        self.follows = None;
+        self.stand_within(patience, ground);
     }
 
     /// The node of its leader is gone, for all that this node knows.

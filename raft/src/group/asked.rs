@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
 
 use super::ground::View;
 use super::snapshot::Snapshot;
@@ -84,6 +85,12 @@ impl Group {
         }
         let last = snapshot.last();
         let begins = inner.turn(|core, view| core.begins_behind(leader, term, last, view));
+        // Its vote for that leader first.
+        let (saved, is_saved) = oneshot::channel();
+        inner.when_saved(Box::new(move || {
+            let _ = saved.send(());
+        }));
+        is_saved.await.map_err(|_| "the disk refuses writes".to_owned())?;
         let bond = match begins {
             Err(reply) => return Ok(wire::encode_reply(reply)),
             Ok(bond) => bond,

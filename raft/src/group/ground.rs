@@ -1,6 +1,7 @@
 //! What a group's core sees of its node.
 
 use std::io;
+use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 
@@ -51,7 +52,8 @@ impl Ground for View<'_> {
         self.0.peers.is_connected(node)
     }
     fn takes_part(&self) -> bool {
-        *self.0.takes_part.borrow() && self.0.log.damage().is_none()
+        // While files are being removed the log may end before what this replica has acknowledged.
+        *self.0.takes_part.borrow() && self.0.log.damage().is_none() && !self.0.cutting.load(Ordering::SeqCst)
     }
     fn mutations(&self) -> Mutations {
         self.0.log.mutations()

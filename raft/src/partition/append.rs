@@ -240,7 +240,9 @@ mod tests {
         let batch = encode(&[Record { key: None, value: Some(vec![b'x'; 4 << 20].into()), timestamp_ms: 0 }]).expect("a batch");
         // Nothing is durable, and so committed, before the writer goes on.
         let (goes_on, waits) = std::sync::mpsc::channel::<()>();
-        let stall = Box::new(move |_| drop(waits.recv()));
+        let stall = Box::new(move |_| {
+            let _ = waits.recv();
+        });
         partition.group().log().append(Vec::new(), stall).expect("queued");
         let mut accepted = 0;
         let refused = loop {

@@ -245,8 +245,8 @@ impl World {
                     self.ask(node, to, Said::Snapshot { term, past }, Some(Asked::Snapshot { session, term }));
                 }
             }
-            Next::Entries { session, term, prev, from, committed_end } => {
-                let end = site.place.disk.end().min(from + APPEND_ENTRIES_MAX);
+            Next::Entries { session, term, prev, from, committed_end, bare } => {
+                let end = if bare { from } else { site.place.disk.end().min(from + APPEND_ENTRIES_MAX) };
                 let entries = (from..end).filter_map(|index| site.place.disk.entry(index).cloned()).collect();
                 if site.core.sent(to, session, term, (from, end), committed_end, &site.place) {
                     let append = Append { term, leader: node, prev, entries, committed_end };
