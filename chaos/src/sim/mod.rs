@@ -43,12 +43,13 @@ pub struct End {
     pub reached: Vec<Counter>,
 }
 
-/// How often something happened, and whether a range of seeds that never met it proves nothing.
+/// How often something happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counter {
     pub name: String,
     pub count: u64,
-    pub required: bool,
+    /// A range of so many seeds that never met it proves nothing; None where any range may.
+    pub required_of: Option<u64>,
 }
 
 /// A broken promise, with the run that shows it again.

@@ -12,8 +12,10 @@ use super::{Broken, End, Run, World, apart};
 
 /// Between two lines of progress.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
-/// Fewer seeds need not reach every dangerous state.
-const SEEDS_PROVING: u64 = 50;
+/// Fewer seeds need not reach a dangerous state.
+pub(super) const SEEDS_PROVING: u64 = 50;
+/// Nor fewer than these one that is rare.
+pub(super) const SEEDS_PROVING_RARE: u64 = 300;
 /// Findings to print.
 const FINDINGS_MAX: usize = 50;
 
@@ -34,7 +36,7 @@ pub struct Sweep {
 struct State {
     times: u64,
     seeds: u64,
-    required: bool,
+    required_of: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -82,8 +84,9 @@ impl Sweep {
             }
         });
         let tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
-        tally.print();
-        tally.broken.is_empty() && (self.seeds.end - self.seeds.start < SEEDS_PROVING || tally.missing().is_empty())
+        let missing = tally.missing(self.seeds.end - self.seeds.start);
+        tally.print(&missing);
+        tally.broken.is_empty() && missing.is_empty()
     }
 }
 
@@ -98,15 +101,17 @@ impl Tally {
             let state = self.reached.entry(counter.name).or_default();
             state.times += counter.count;
             state.seeds += u64::from(counter.count > 0);
-            state.required |= counter.required;
+            state.required_of = counter.required_of;
         }
     }
 
-    fn missing(&self) -> Vec<&str> {
-        self.reached.iter().filter(|(_, state)| state.required && state.times == 0).map(|(name, _)| name.as_str()).collect()
+    /// What so many seeds ought to have met.
+    fn missing(&self, seeds: u64) -> Vec<&str> {
+        let missed = |state: &State| state.times == 0 && state.required_of.is_some_and(|least| seeds >= least);
+        self.reached.iter().filter(|(_, state)| missed(state)).map(|(name, _)| name.as_str()).collect()
     }
 
-    fn print(&self) {
+    fn print(&self, missing: &[&str]) {
         self.broken.iter().take(FINDINGS_MAX).for_each(|broken| println!("{broken}"));
         println!("{:>12} {:>8}  state", "times", "seeds");
         for (name, State { times, seeds, .. }) in &self.reached {
@@ -114,8 +119,8 @@ impl Tally {
         }
         let traces = self.traces.values().fold(0, |digest, trace| crc32c::crc32c_append(digest, &trace.to_le_bytes()));
         println!("{} seeds hold, {} do not; all their traces together {traces:08x}", self.traces.len(), self.broken.len());
-        if !self.missing().is_empty() {
-            println!("never reached: {}", self.missing().join(", "));
+        if !missing.is_empty() {
+            println!("never reached: {}", missing.join(", "));
         }
     }
 }

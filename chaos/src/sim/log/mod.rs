@@ -10,6 +10,7 @@ mod run;
 pub(super) use run::simulate;
 
 use super::Counter;
+use super::sweep::SEEDS_PROVING;
 
 /// How often a run reached what it is there to reach: a run that met no danger proves nothing.
 #[derive(Debug, Default)]
@@ -36,7 +37,7 @@ struct Reached {
 impl Reached {
     /// Every range of seeds must reach all of it.
     fn table(&self) -> Vec<Counter> {
-        let counter = |(name, count): (&str, u64)| Counter { name: name.to_owned(), count, required: true };
+        let counter = |(name, count): (&str, u64)| Counter { name: name.to_owned(), count, required_of: Some(SEEDS_PROVING) };
         [
             ("appends", self.appends),
             ("acknowledged", self.acknowledged),

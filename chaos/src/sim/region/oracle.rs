@@ -1,6 +1,7 @@
 //! What is known of a run, gathered while it happens, and the promises checked against it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bytes::Bytes;
 use meridian_raft::batch::records::decode;
@@ -27,7 +28,13 @@ struct Known {
     sent: BTreeSet<u64>,
     /// Value → offset, as first acknowledged.
     acknowledged: BTreeMap<u64, i64>,
+    /// Offset → value, as anybody has read it below a high watermark.
+    read: BTreeMap<i64, u64>,
     leaders: BTreeMap<i32, NodeId>,
+    /// Who was elected in each term, whether or not it came to lead.
+    elected: BTreeMap<i32, NodeId>,
+    /// Who held a lease when that was last looked at, and when that was.
+    lease: Option<(NodeId, Duration)>,
     /// The furthest log start that anybody asked for, and the furthest that was acknowledged.
     start_wanted: i64,
     start_acknowledged: i64,
@@ -96,17 +103,51 @@ impl GroupOracle<'_> {
             None => {
                 self.note(&[3, node, epoch as u64]);
                 self.reached.terms += 1;
+                let before = self.known.leaders.range(..epoch).next_back().map_or(epoch, |(before, _)| *before);
+                self.reached.terms_without_leader += u64::from(before.saturating_add(1) < epoch);
             }
             Some(other) if other != node => self.breaks(format!("nodes {other} and {node} both lead term {epoch}")),
             Some(_) => {}
         }
     }
 
-    /// What is decided on the strength of a lease would be wrong, had another led since.
-    pub fn holds_lease(&mut self, node: NodeId, epoch: i32) {
+    pub fn is_elected(&mut self, node: NodeId, epoch: i32) {
+        let first = *self.known.elected.entry(epoch).or_insert(node);
+        if first != node {
+            self.breaks(format!("nodes {first} and {node} have both been elected in term {epoch}"));
+        }
+    }
+
+    /// The last term that was led.
+    pub fn last_term(&self) -> i32 {
+        self.known.leaders.keys().next_back().copied().unwrap_or(0)
+    }
+
+    /// What is decided on the strength of a lease would be wrong, had another led since, or were two of them held at one `time`.
+    pub fn holds_lease(&mut self, node: NodeId, epoch: i32, time: Duration) {
+        self.reached.leases += 1;
+        if let Some((other, _)) = self.known.lease.replace((node, time)).filter(|(other, at)| *other != node && *at == time) {
+            self.breaks(format!("nodes {other} and {node} hold a lease at the same time"));
+        }
         let later = self.known.leaders.range(epoch.saturating_add(1)..).next().map(|(epoch, leader)| (*epoch, *leader));
         if let Some((later, leader)) = later {
             self.breaks(format!("node {node} holds the lease of term {epoch}, but node {leader} has led term {later}"));
+        }
+    }
+
+    /// What is read below a high watermark stays.
+    pub fn reads(&mut self, node: NodeId, batch: &StoredBatch, watermark: i64) {
+        self.reached.reads += 1;
+        let offsets = offsets_of(batch);
+        if offsets.end > watermark {
+            self.breaks(format!("node {node} serves offsets {offsets:?}, but its high watermark is {watermark}"));
+        }
+        let Some(value) = value_of(&batch.bytes) else {
+            return self.breaks(format!("node {node} serves no value at offset {}", offsets.start));
+        };
+        let first = *self.known.read.entry(offsets.start).or_insert(value);
+        if first != value {
+            self.breaks(format!("offset {} held value {first} for one reader, and holds {value} on node {node}", offsets.start));
         }
     }
 
@@ -195,6 +236,11 @@ impl GroupOracle<'_> {
         let lost = self.known.acknowledged.iter().find(|(value, offset)| **offset >= start && offsets.get(value) != Some(offset));
         if let Some((value, offset)) = lost {
             let what = format!("acknowledged value {value} is not at offset {offset} but {:?}: lost", offsets.get(value));
+            self.breaks(what);
+        }
+        let unread = self.known.read.range(start..next).find(|(offset, value)| offsets.get(value) != Some(offset));
+        if let Some((offset, value)) = unread {
+            let what = format!("value {value} was read at offset {offset}, and is at {:?} in the end", offsets.get(value));
             self.breaks(what);
         }
         self.note(&[5, reference.len() as u64, next as u64]);

@@ -169,6 +169,11 @@ impl Run {
         }
     }
 
+    /// Leaders hand over now and then though nothing is wrong.
+    pub fn hands_over(&self) -> bool {
+        self.profile.workloads.iter().any(|workload| workload.name == "transfer")
+    }
+
     /// Any of the nodes, up or down.
     pub fn any_node(&mut self) -> NodeId {
         self.random.random_range(1..=self.profile.nodes)

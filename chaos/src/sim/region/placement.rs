@@ -10,7 +10,9 @@ pub(in crate::sim) struct Placement {
     /// It moves there, or back.
     pub target: Option<Vec<NodeId>>,
     /// Nodes that have, or may have, a replica.
-    pub hosts: BTreeSet<NodeId>,
+    hosts: BTreeSet<NodeId>,
+    /// A node that has not heard of the last move yet: it holds on to its replica.
+    pub unaware: Option<NodeId>,
     /// It has moved: nobody forms its group any more.
     moved: bool,
 }
@@ -34,6 +36,11 @@ impl Placement {
         self.hosts = target.iter().copied().collect();
         self.moved = true;
         true
+    }
+
+    /// Whether the node is to have a replica, for all that it knows.
+    pub fn hosts(&self, node: NodeId) -> bool {
+        self.hosts.contains(&node) || self.unaware == Some(node)
     }
 
     /// Those that form the group, told to one node: none where it only joins.

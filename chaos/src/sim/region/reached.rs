@@ -1,8 +1,9 @@
 //! How often a run reached what it is there to reach: a run that met no danger proves nothing.
 
 use crate::sim::Counter;
+use crate::sim::sweep::{SEEDS_PROVING, SEEDS_PROVING_RARE};
 
-/// One line a counter: `required` ones fail a range of seeds that never reached them.
+/// One line a counter: `required` ones fail a range of seeds that never reached them, `rare` ones only a long range.
 macro_rules! reached {
     ($($(#[$about:meta])* $need:ident $name:ident;)*) => {
         #[derive(Debug, Default)]
@@ -12,12 +13,12 @@ macro_rules! reached {
 
         impl Reached {
             pub fn table(&self) -> Vec<Counter> {
-                vec![$(Counter { name: stringify!($name).to_owned(), count: self.$name, required: reached!(@ $need) },)*]
+                vec![$(Counter { name: stringify!($name).to_owned(), count: self.$name, required_of: reached!(@ $need) },)*]
             }
         }
     };
-    (@ required) => { true };
-    (@ counted) => { false };
+    (@ required) => { Some(SEEDS_PROVING) };
+    (@ rare) => { Some(SEEDS_PROVING_RARE) };
 }
 
 reached! {
@@ -26,6 +27,10 @@ reached! {
     /// Appends that ended without an answer, or with a refusal that leaves their fate open.
     required unknown;
     required duplicates_recognised;
+    /// Batches that were read while the world broke.
+    required reads;
+    /// Leases seen to be held.
+    required leases;
     /// Leaders, each in a term of its own.
     required terms;
     /// Logs that went another way than the group's, and dropped their tail.
@@ -40,9 +45,9 @@ reached! {
     /// Moves that a leader could not bring to an end.
     required moves_interrupted;
     /// Moves told to go back while under way.
-    counted moves_taken_back;
+    rare moves_taken_back;
     /// Power cuts of a node while two sets of voters had to agree in one of its groups.
-    counted joint_power_cuts;
+    rare joint_power_cuts;
     /// Replicas that fell asleep, and that woke.
     required quiesced;
     required woken;
@@ -80,13 +85,35 @@ reached! {
     /// Of them, those that took a node's votes: its meta log damaged, or its whole disk old or empty.
     required votes_lost;
     /// Bits flipped beneath a node that was running.
-    required rotten_beneath;
+    rare rotten_beneath;
     /// Disks that came back old while the only other that knew what they lacked was down.
-    counted old_among_few;
+    rare old_among_few;
     /// Partitions that came back to two of their nodes which heard only each other.
-    counted moved_back;
+    rare moved_back;
     /// Sleeping leaders that heard of a follower again when it had just elected another.
-    counted sleepers_cut;
+    rare sleepers_cut;
+    /// Connections that were read only when others had taken their place.
+    rare connections_lingered;
+    /// Terms that nobody led: votes were split, or a candidate was lost.
+    required terms_without_leader;
+    /// Successors that were killed when they had been offered the lead.
+    rare successors_killed;
+    /// Deposed leaders that had stored what nobody else had, and were stopped over dropping it.
+    rare tails_contested;
+    /// Leaders of before that were elected again with entries of their old term that no majority had.
+    rare old_tails_resumed;
+    /// Replicas cut off with a longer log than the leader of a later term.
+    rare longer_logs_deposed;
+    /// Followers that died when they had made durable what nobody knew they had.
+    rare answers_lost;
+    /// Leaders that lost power while only their own disk was slow.
+    rare slow_leaders_cut;
+    /// Voters that were killed when they had just become such, while two sets of voters had to agree.
+    rare newcomers_killed;
+    /// Replicas that were voted out while they were cut off, and came back.
+    rare removed_returned;
+    /// Voters that were killed as soon as their vote had made a leader, and asked by another then.
+    rare voters_killed;
     /// Damaged replicas that were brought back by their peers.
     required repairs;
 }

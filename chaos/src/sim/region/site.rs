@@ -156,7 +156,7 @@ impl Site {
     async fn settle(&self, node: &Node) -> Result<(), NodeError> {
         loop {
             if let Some(loss) = node.unsettled_loss() {
-                let placed = self.streams.iter().filter(|(_, stream)| lock(&stream.placement).hosts.contains(&self.node));
+                let placed = self.streams.iter().filter(|(_, stream)| lock(&stream.placement).hosts(self.node));
                 node.settle_loss(loss, placed.map(|(id, _)| *id).collect()).await?;
             }
             tokio::time::sleep(LOOK_AGAIN).await;
@@ -169,7 +169,7 @@ impl Site {
         loop {
             let (hosted, replicas) = {
                 let placement = lock(&stream.placement);
-                (placement.hosts.contains(&self.node), placement.founders(self.node))
+                (placement.hosts(self.node), placement.founders(self.node))
             };
             if !hosted {
                 lock(&self.promised).remove(&id);
@@ -219,6 +219,6 @@ impl Site {
     /// The partition has moved away, and this node leads it no more.
     fn has_left(&self, partition: &Partition, stream: &Stream) -> bool {
         let leadership = partition.leadership();
-        !lock(&stream.placement).hosts.contains(&self.node) && leadership.leader != Some(self.node)
+        !lock(&stream.placement).hosts(self.node) && leadership.leader != Some(self.node)
     }
 }

@@ -27,8 +27,13 @@ fn an_answer_before_the_majority_has_the_batch_is_caught() {
 }
 
 #[test]
+fn a_vote_that_a_restart_forgets_is_caught() {
+    caught("forgotten-vote", 0..60);
+}
+
+#[test]
 fn producers_forgotten_by_a_restart_are_caught() {
-    caught("forgotten-producers", 40..50);
+    caught("forgotten-producers", 60..75);
 }
 
 #[test]
@@ -53,7 +58,7 @@ fn a_tail_cut_one_entry_too_late_is_caught() {
 
 #[test]
 fn a_damaged_replica_that_is_believed_is_caught() {
-    caught("trust-damaged", 6..20);
+    caught("trust-damaged", 15..30);
 }
 
 #[test]

@@ -30,6 +30,8 @@ pub struct Ills {
     /// The wall clock is off by this, and runs that much faster.
     pub clock_offset_us: i64,
     pub clock_drift_ppm: i64,
+    /// Connections that were accepted before this time of the world are not read.
+    pub unread_before: Duration,
 }
 
 /// A disk that outlives its node's crashes. Clones are the same disk.

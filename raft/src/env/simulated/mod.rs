@@ -23,8 +23,8 @@ impl Env {
         let started = disk.started();
         Env {
             clock: Arc::new(SimClock { started, disk: disk.clone() }),
+            net: Arc::new(SimNet { ear: None, disk: disk.clone() }),
             disk: Arc::new(disk),
-            net: Arc::<SimNet>::default(),
             random: Arc::new(SimRandom(Mutex::new(StdRng::seed_from_u64(seed)))),
             mutations: Mutations::default(),
         }
@@ -32,7 +32,7 @@ impl Env {
 
     /// As [`Env::simulated`]; `ear` hears all that is said on connections that this node makes.
     pub fn simulated_and_heard(seed: u64, disk: SimDisk, ear: Ear) -> Env {
-        Env { net: Arc::new(SimNet { ear: Some(ear) }), ..Env::simulated(seed, disk) }
+        Env { net: Arc::new(SimNet { ear: Some(ear), disk: disk.clone() }), ..Env::simulated(seed, disk) }
     }
 }
 

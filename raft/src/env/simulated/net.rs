@@ -4,13 +4,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
 use turmoil::net::{TcpListener, TcpStream};
 
+use super::disk::SimDisk;
 use crate::env::{Listener, Net, Stream};
 use crate::peer::overheard::Conversation;
 
@@ -27,9 +30,10 @@ pub struct Said<'a> {
 /// Hears what is said on the connections that a node makes.
 pub type Ear = Arc<dyn Fn(Said<'_>) + Send + Sync>;
 
-#[derive(Default)]
 pub(super) struct SimNet {
     pub ear: Option<Ear>,
+    /// Of the machine, which says what is wrong with it.
+    pub disk: SimDisk,
 }
 
 impl std::fmt::Debug for SimNet {
@@ -57,6 +61,40 @@ impl AsyncWrite for SimStream {
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
+
+/// Between two looks at whether a connection may be read again.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// A stream that was accepted, and may be read late.
+#[derive(Debug)]
+struct Accepted {
+    stream: SimStream,
+    at: Duration,
+    disk: SimDisk,
+    look_again: Pin<Box<Sleep>>,
+}
+
+impl AsyncRead for Accepted {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        while self.at < self.disk.ills().unread_before {
+            ready!(self.look_again.as_mut().poll(context));
+            self.look_again.as_mut().reset(Instant::now() + LOOK_AGAIN);
+        }
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Accepted {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, buffer)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
@@ -94,7 +132,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Overheard<S> {
 
 impl Net for SimNet {
     fn listen(&self, address: SocketAddr) -> BoxFuture<'static, io::Result<Box<dyn Listener>>> {
-        async move { Ok(Box::new(SimListener(TcpListener::bind(address).await?)) as Box<dyn Listener>) }.boxed()
+        let disk = self.disk.clone();
+        async move { Ok(Box::new(SimListener { listener: TcpListener::bind(address).await?, disk }) as Box<dyn Listener>) }.boxed()
     }
     fn connect(&self, address: &str) -> BoxFuture<'static, io::Result<Box<dyn Stream>>> {
         let (address, ear) = (address.to_owned(), self.ear.clone());
@@ -109,7 +148,10 @@ impl Net for SimNet {
     }
 }
 
-struct SimListener(TcpListener);
+struct SimListener {
+    listener: TcpListener,
+    disk: SimDisk,
+}
 
 impl std::fmt::Debug for SimListener {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -120,12 +162,15 @@ impl std::fmt::Debug for SimListener {
 impl Listener for SimListener {
     fn accept(&mut self) -> BoxFuture<'_, io::Result<(Box<dyn Stream>, SocketAddr)>> {
         async move {
-            let (stream, peer) = self.0.accept().await?;
-            Ok((Box::new(SimStream(stream)) as Box<dyn Stream>, peer))
+            let (stream, peer) = self.listener.accept().await?;
+            let at = turmoil::sim_elapsed().unwrap_or_default();
+            let look_again = Box::pin(tokio::time::sleep(LOOK_AGAIN));
+            let accepted = Accepted { stream: SimStream(stream), at, disk: self.disk.clone(), look_again };
+            Ok((Box::new(accepted) as Box<dyn Stream>, peer))
         }
         .boxed()
     }
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+        self.listener.local_addr()
     }
 }

@@ -152,7 +152,7 @@ fn is_whole(run: &Run, node: NodeId) -> bool {
     let site = &run.sites[&node];
     let flipped = run.decay.flipped.as_ref().is_some_and(|(path, at, byte)| site.disk.byte(path, *at) == Some(*byte));
     let running = lock(&site.running);
-    let placed = site.streams.values().filter(|stream| lock(&stream.placement).hosts.contains(&node)).count();
+    let placed = site.streams.values().filter(|stream| lock(&stream.placement).hosts(node)).count();
     let takes_part = running.node.as_ref().is_some_and(|node| node.takes_part() && node.damaged().is_empty());
     !flipped && running.partitions.len() == placed && takes_part
 }

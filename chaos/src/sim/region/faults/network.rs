@@ -96,6 +96,17 @@ pub(super) fn stall(run: &mut Run) -> bool {
     true
 }
 
+/// What has been said to a node by now, on connections that it has by now, is read much later: others have given them up meanwhile and said more
+/// on new ones, which are read at once.
+pub(super) fn linger(run: &mut Run) -> bool {
+    let (node, now) = (run.any_node(), run.sim.elapsed());
+    run.sites[&node].disk.ail(|ills| ills.unread_before = now);
+    lock(&run.oracle).reached.connections_lingered += 1;
+    let unread_ms = run.random.random_range(50..2500);
+    run.mend_after(unread_ms, move |run| run.sites[&node].disk.ail(|ills| ills.unread_before = Duration::ZERO));
+    true
+}
+
 /// A node, and one other or all others.
 fn one_and_others(run: &mut Run) -> (NodeId, Vec<NodeId>) {
     let one = run.any_node();

@@ -1,8 +1,11 @@
 //! What is done to a partition while the world breaks. A new workload is a function and a line in [`WORKLOADS`].
 
+mod burst;
 mod idempotent;
 mod moves;
+mod offer;
 mod plain;
+mod read;
 mod transfer;
 mod trim;
 mod watch;
@@ -44,9 +47,12 @@ impl std::fmt::Debug for Workload {
 }
 
 pub(in crate::sim) const WORKLOADS: &[Workload] = &[
+    Workload { name: "burst", always: false, run: |place| burst::append(place).boxed() },
     Workload { name: "idempotent", always: true, run: |place| idempotent::append(place).boxed() },
     Workload { name: "moves", always: true, run: |place| moves::carry_out(place).boxed() },
+    Workload { name: "offer", always: true, run: |place| offer::offer(place).boxed() },
     Workload { name: "plain", always: true, run: |place| plain::append(place).boxed() },
+    Workload { name: "read", always: true, run: |place| read::read(place).boxed() },
     Workload { name: "transfer", always: false, run: |place| transfer::transfer(place).boxed() },
     Workload { name: "trim", always: false, run: |place| trim::delete(place).boxed() },
     Workload { name: "watch", always: true, run: |place| watch::watch(place).boxed() },
@@ -66,6 +72,8 @@ pub(in crate::sim) struct Stream {
     pub values: Mutex<u64>,
     pub producer: Mutex<Producer>,
     pub placement: Mutex<Placement>,
+    /// To whom the leader is to hand over at once.
+    pub offer: Mutex<Option<NodeId>>,
 }
 
 impl Stream {

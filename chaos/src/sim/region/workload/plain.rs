@@ -11,16 +11,20 @@ pub(super) async fn append(place: Place) {
         if place.site.rests() || !place.partition.leadership().is_leader {
             continue;
         }
-        let value = {
-            let mut values = lock(&place.stream.values);
-            *values += 1;
-            place.value(*values)
-        };
-        let Ok(batch) = value_batch(value) else { return };
-        place.tell(|oracle| oracle.sends(value));
-        match tokio::time::timeout(ANSWER_PATIENCE, place.partition.append(batch)).await {
-            Ok(Ok(appended)) => place.tell(|oracle| oracle.acknowledges(place.node(), value, appended)),
-            Ok(Err(_)) | Err(_) => place.tell(|oracle| oracle.leaves_open(place.node(), value)),
-        }
+        append_one(&place).await;
+    }
+}
+
+pub(super) async fn append_one(place: &Place) {
+    let value = {
+        let mut values = lock(&place.stream.values);
+        *values += 1;
+        place.value(*values)
+    };
+    let Ok(batch) = value_batch(value) else { return };
+    place.tell(|oracle| oracle.sends(value));
+    match tokio::time::timeout(ANSWER_PATIENCE, place.partition.append(batch)).await {
+        Ok(Ok(appended)) => place.tell(|oracle| oracle.acknowledges(place.node(), value, appended)),
+        Ok(Err(_)) | Err(_) => place.tell(|oracle| oracle.leaves_open(place.node(), value)),
     }
 }

@@ -1,5 +1,9 @@
 //! Disasters in several acts, each at the moment when it does most harm: what chance alone would bring about once in a thousand runs.
 
+mod tails;
+mod voters;
+mod votes;
+
 use std::time::Duration;
 
 use meridian_raft::{GroupId, NodeId};
@@ -37,16 +41,29 @@ fn cast(run: &mut Run) -> Option<Cast> {
 /// Longer than clients pause between two of their stretches, and the time until an old copy of a disk is worth something.
 const PATIENCE: Duration = Duration::from_millis(2600);
 
-pub(super) fn cut_a_sleeper(run: &mut Run) -> bool {
-    wait_for(run, sleeper_cut)
+/// Each begins as soon as all is well.
+macro_rules! waiting {
+    ($($name:ident = $plot:path;)*) => {
+        $(pub(super) fn $name(run: &mut Run) -> bool {
+            wait_for(run, $plot)
+        })*
+    };
 }
 
-pub(super) fn move_away_and_back(run: &mut Run) -> bool {
-    wait_for(run, away_and_back)
-}
-
-pub(super) fn old_disk_among_few(run: &mut Run) -> bool {
-    wait_for(run, old_among_few)
+waiting! {
+    cut_a_sleeper = sleeper_cut;
+    move_away_and_back = away_and_back;
+    old_disk_among_few = old_among_few;
+    kill_a_voter = votes::voter_killed;
+    split_votes = votes::votes_split;
+    kill_a_successor = votes::successor_dies;
+    kill_who_drops = tails::dies_dropping;
+    resume_an_old_tail = tails::old_tail_resumed;
+    leave_a_long_log = tails::long_and_old;
+    lose_an_answer = tails::answer_lost;
+    cut_a_slow_leader = tails::slow_leader_cut;
+    kill_between = voters::killed_between;
+    bring_back_the_removed = voters::removed_comes_back;
 }
 
 fn wait_for(run: &mut Run, plot: Begin) -> bool {
@@ -59,9 +76,9 @@ fn end(run: &mut Run) {
     run.plot = false;
 }
 
-/// Looks every few milliseconds until it is so, at most for that long, and goes on with the next act.
+/// Looks every millisecond until it is so, at most for that long, and goes on with the next act.
 fn once(run: &mut Run, within_ms: u64, so: impl Fn(&Run) -> bool + 'static, next: impl FnOnce(&mut Run) + 'static) {
-    const EVERY_MS: u64 = 2;
+    const EVERY_MS: u64 = 1;
     if !run.breaks() || within_ms == 0 || so(run) {
         return next(run);
     }
