@@ -315,8 +315,7 @@ impl Core {
         };
         let Some(agreed) = self.members.now().agreed(held) else { return };
         // What earlier leaders appended may be taken back, though a majority holds it, until something of this term stands behind it.
-        let own = agreed > lead.first || ground.mutations().commit_of_earlier_term;
-        if !own || agreed <= self.committed_end {
+        if agreed <= lead.first || agreed <= self.committed_end {
             return;
         }
         self.committed_end = agreed;

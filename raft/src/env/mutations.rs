@@ -19,8 +19,6 @@ macro_rules! mutations {
 mutations! {
     /// A client is answered as soon as the leader holds its batch, before a majority does.
     ack_before_commit = "ack-before-commit",
-    /// A leader takes what earlier leaders appended for committed as soon as a majority holds it.
-    commit_of_earlier_term = "commit-of-earlier-term",
     /// A vote is kept in memory only: a restarted node votes again in the same term.
     forgotten_vote = "forgotten-vote",
     /// A replica whose partition moves away takes its promises with it: one that comes back votes as if it had never voted.

@@ -33,7 +33,7 @@ fn a_vote_that_a_restart_forgets_is_caught() {
 
 #[test]
 fn producers_forgotten_by_a_restart_are_caught() {
-    caught("forgotten-producers", 60..75);
+    caught("forgotten-producers", 20..35);
 }
 
 #[test]
@@ -58,11 +58,11 @@ fn a_tail_cut_one_entry_too_late_is_caught() {
 
 #[test]
 fn a_damaged_replica_that_is_believed_is_caught() {
-    caught("trust-damaged", 15..30);
+    caught("trust-damaged", 5..20);
 }
 
 #[test]
-fn a_sleeping_follower_that_votes_against_a_live_leader_is_caught() {
+fn a_follower_that_votes_against_a_live_leader_is_caught() {
     caught("sleepers-vote", 0..70);
 }
 
