@@ -1,7 +1,7 @@
 //! Raft itself, for one group: who leads, what follows on what, what is committed. No clock, disk, network or task of its own: it is told what
 //! happens, looks at the rest through [`Ground`], and leaves [`Effect`]s for its host (`crate::group`) to carry out, in order.
 //!
-//! [`election`] is how a leader comes to be, [`promise`] what a follower owes it, [`leader`] what it does with its followers ([`progress`]),
+//! [`election`] is how a leader comes to be, [`promise`] what a follower owes it, [`leader`] what it does with its followers ([`progress`]), [`handover`] how its place is taken,
 //! [`follower`] how a log is made to agree with the leader's, [`members`] who they are.
 //!
 //! *As in the paper*: one vote a term, durable before it is given; a leader by a majority of votes, its own durable; entries behind a matching
@@ -12,6 +12,7 @@
 
 pub(crate) mod election;
 pub(crate) mod follower;
+mod handover;
 pub(crate) mod leader;
 pub(crate) mod members;
 mod progress;

@@ -46,7 +46,7 @@ pub(crate) fn meta_keys(group: GroupId) -> [Vec<u8>; 6] {
 /// The vote as last saved; the default before the first.
 pub(crate) fn stored_vote(writer: &Writer, group: GroupId) -> io::Result<Vote> {
     match writer.meta(vote_key(group)) {
-        Some(bytes) => Vote::decode(&bytes).ok_or_else(|| invalid("a vote that cannot be read")),
+        Some(bytes) => Vote::decode(&bytes).ok_or_else(|| invalid("a vote in a form that this version does not read")),
         None => Ok(Vote::default()),
     }
 }

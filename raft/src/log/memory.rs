@@ -135,6 +135,11 @@ impl Memory {
         self.shared.read_disk_bytes.fetch_add(disk_bytes, Ordering::Relaxed);
     }
 
+    /// How many logs have been opened so far.
+    pub(crate) fn opened(&self) -> u64 {
+        self.shared.logs.load(Ordering::Relaxed)
+    }
+
     /// A number for a log, which no other has.
     pub(super) fn number(&self) -> u64 {
         self.shared.logs.fetch_add(1, Ordering::Relaxed)

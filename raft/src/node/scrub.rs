@@ -76,12 +76,18 @@ pub(super) async fn scrub(node: NodeWeak) {
         last_pass_us.store(host.inner.env.clock.wall_us(), Ordering::Relaxed);
         drop(host);
         let ended = tokio::time::Instant::now();
+        let mut looked = None;
         // Looked at again and again, because it may be changed.
         while let Some(pause) = node.upgrade().map(|host| Duration::from_millis(host.inner.scrub.pause_ms.load(Ordering::Relaxed))) {
             if ended.elapsed() >= pause {
                 break;
             }
             tokio::time::sleep(LOOK_AGAIN.min(pause)).await;
+            let opened = node.upgrade().map(|host| host.inner.memory.opened());
+            if opened == looked {
+                continue;
+            }
+            looked = opened;
             if !scrub_others(&node, &mut scrubbed).await {
                 return;
             }
