@@ -10,7 +10,7 @@ use meridian_raft::GroupId;
 use meridian_raft::batch::{Batch, records};
 use meridian_raft::env::Env;
 use meridian_raft::node::{Node, NodeConfig, Timing};
-use meridian_raft::partition::{Partition, PartitionSettings, PartitionSpec, Rolling};
+use meridian_raft::partition::{Partition, PartitionSettings, PartitionSpec, ReadError, Rolling};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -69,18 +69,27 @@ impl Stage {
         loop {
             match load(&Env::real(), &self.partition, Arc::default()).await {
                 Ok(coordinator) => return coordinator,
-                Err(meridian_raft::partition::ReadError::OutOfRange { .. }) => {}
+                Err(ReadError::OutOfRange { .. }) => {}
                 Err(error) => panic!("{error}"),
             }
         }
     }
 
-    /// Each key's last value, and the bytes of all batches.
+    /// Each key's last value, and the bytes of all batches. Read again where the log begins anew meanwhile.
     async fn says(&self) -> (BTreeMap<Bytes, Bytes>, usize) {
+        loop {
+            match self.said().await {
+                Err(ReadError::OutOfRange { .. }) => {}
+                said => return said.expect("read"),
+            }
+        }
+    }
+
+    async fn said(&self) -> Result<(BTreeMap<Bytes, Bytes>, usize), ReadError> {
         let (mut says, mut bytes) = (BTreeMap::new(), 0);
         let mut at = self.partition.log_start_offset();
         while at < self.partition.high_watermark() {
-            for stored in self.partition.read(at, 1 << 20).await.expect("read") {
+            for stored in self.partition.read(at, 1 << 20).await? {
                 bytes += stored.bytes.len();
                 let batch = Batch::from_stored(stored.bytes).expect("a batch");
                 at = batch.header().base_offset + i64::from(batch.header().last_offset_delta) + 1;
@@ -93,7 +102,7 @@ impl Stage {
                 }
             }
         }
-        (says, bytes)
+        Ok((says, bytes))
     }
 }
 
