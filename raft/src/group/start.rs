@@ -69,7 +69,7 @@ pub(crate) fn founding(voters: &[NodeId]) -> std::io::Result<LogEntry> {
     Ok(LogEntry { kind: FrameKind::Membership, term: 0, index: 0, append_time_us: 0, payload })
 }
 
-/// The founding alone is in this log, or nothing.
+/// More than the founding of its group is in this log.
 pub(super) fn has_begun(last: Option<LogPosition>) -> bool {
     last.is_some_and(|last| last.term > 0)
 }

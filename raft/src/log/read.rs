@@ -141,9 +141,8 @@ impl Log {
         if let (Some(place), Stride::Long(_)) = (&place, stride) {
             self.leave_trail(place, next, found.last());
         }
-        if whole {
-            self.inner.memory.count_read(recent, payload_bytes(&found) - recent);
-        }
+        // Of heads, what memory has of them costs nothing.
+        self.inner.memory.count_read(if whole { recent } else { 0 }, payload_bytes(&found) - recent);
         Ok(found)
     }
 
