@@ -3,7 +3,7 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -124,7 +124,15 @@ impl Metadata for MemoryMetadata {
 }
 
 pub fn free_address() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).expect("a free port")
+    // Below the ports that dials take: one of another test could have it before its node listens.
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let port = 10_000 + (std::process::id().wrapping_mul(64) + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        let listener = u16::try_from(port).ok().and_then(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok());
+        if let Some(address) = listener.and_then(|listener| listener.local_addr().ok()) {
+            return address;
+        }
+    }
 }
 
 pub fn free_udp_address() -> SocketAddr {
