@@ -216,6 +216,11 @@ impl Log {
         let paths = folder.without_torn(paths)?;
         folder.recover_all(&mut state, &paths)?;
         recovery::begin(env, &mut state, dir, purged)?;
+        // A life that was killed may have begun the last segment and not made its name durable: behind the first entry it is.
+        if state.segments.last().is_some_and(|segment| segment.first_append_time_us.is_none()) {
+            env.disk.sync_dir(dir)?;
+            env.disk.sync_dir(dir.parent().unwrap_or(dir))?;
+        }
         state.flushed_next = state.next_index();
         let inner = Inner {
             env: env.clone(),
